@@ -1,0 +1,1 @@
+"""The client of a Treehead log: every answer it returns has been verified."""

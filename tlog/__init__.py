@@ -1,0 +1,1 @@
+"""Treehead: the pure core of a transparency log that nobody can quietly edit; bytes in, values out."""

@@ -1,0 +1,80 @@
+"""Deterministic CBOR (RFC 8949 §4.2.1), in the small profile that Treehead uses.
+
+    values   unsigned and negative integers of 64 bits, byte strings, text in UTF-8, arrays, maps, false, true, null
+    keys     text or integers
+    refused  floats, tags, other simple values, indefinite lengths, duplicate keys, more than 16 levels, trailing bytes
+
+Map keys are sorted bytewise by their encoded form; cbor2's own canonical mode sorts by length first (RFC 7049), so the
+order is made here. Reading re-encodes and compares: exactly one byte string stands for each value.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+import cbor2
+
+from tlog.errors import FormatError
+
+Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int | str, Value] | None"
+"""What can be encoded."""
+
+MAX_DEPTH = 16
+"""Levels of arrays and maps; far above any format of ours, far below the stack."""
+
+_INT_LIMIT = 2**64
+
+
+def encode(value: Value) -> bytes:
+    """Encode a value of the profile (RFC 8949 §4.2.1).
+
+    Raises:
+        FormatError: The value is outside the profile.
+    """
+    return cbor2.dumps(_ordered(value, MAX_DEPTH))
+
+
+def decode(data: bytes) -> Value:
+    """Decode exactly one value that is encoded as `encode` would.
+
+    Raises:
+        FormatError: Not CBOR, not deterministic, outside the profile, or bytes are left over.
+    """
+    try:
+        value = cast(
+            "Value", cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
+        )
+    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise FormatError(f"not deterministic CBOR: {error}") from error
+    if encode(value) != data:
+        raise FormatError("not deterministic CBOR: another encoding of the same value")
+    return value
+
+
+def _ordered(value: object, depth: int) -> Value:
+    """Return the value with the keys of every map in bytewise order, refusing what is outside the profile."""
+    if value is None or isinstance(value, (bool, bytes)):
+        return value
+    if isinstance(value, str):
+        return _utf8(value)
+    if isinstance(value, int):
+        if not -_INT_LIMIT <= value < _INT_LIMIT:
+            raise FormatError("integer of more than 64 bits")
+        return value
+    if not isinstance(value, (list, dict)) or depth == 0:
+        raise FormatError(f"not a value of the CBOR profile: {type(value).__name__}, or nested too deep")
+    if isinstance(value, list):
+        return [_ordered(item, depth - 1) for item in value]
+    if not all(isinstance(key, (int, str)) and not isinstance(key, bool) for key in value):
+        raise FormatError("map key is neither text nor an integer")
+    keys = sorted(value, key=lambda key: cbor2.dumps(_ordered(key, 0)))
+    return {key: _ordered(value[key], depth - 1) for key in keys}
+
+
+def _utf8(text: str) -> str:
+    """Return the text, refusing lone surrogates, which no UTF-8 can stand for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError("text is not Unicode") from error
+    return text

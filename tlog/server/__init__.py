@@ -1,0 +1,1 @@
+"""The server of Treehead: everything of `tlogd` that touches the world."""
