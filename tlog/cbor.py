@@ -10,7 +10,7 @@ order is made here. Reading re-encodes and compares: exactly one byte string sta
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import Never, TypeAlias, cast
 
 import cbor2
 
@@ -23,6 +23,14 @@ MAX_DEPTH = 16
 """Levels of arrays and maps; far above any format of ours, far below the stack."""
 
 _INT_LIMIT = 2**64
+
+
+def _refuse_tag(_: object) -> Never:
+    raise FormatError("tags are outside the CBOR profile")
+
+
+_BUILT_IN_TAGS = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+_NO_TAGS = dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag)  # cbor2 would build dates, patterns, fractions … from these
 
 
 def encode(value: Value) -> bytes:
@@ -42,7 +50,14 @@ def decode(data: bytes) -> Value:
     """
     try:
         value = cast(
-            "Value", cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
+            "Value",
+            cbor2.loads(
+                data,
+                max_depth=MAX_DEPTH + 1,
+                allow_indefinite=False,
+                allow_duplicate_keys=False,
+                semantic_decoders=_NO_TAGS,
+            ),
         )
     except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise FormatError(f"not deterministic CBOR: {error}") from error

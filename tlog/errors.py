@@ -8,6 +8,7 @@
     └── CouldNotCheckError     nothing was proven, neither good nor bad
         ├── NotFoundError      the log says that it has no such thing
         ├── PushbackError      the log asks to try later
+        ├── RefusedError       the log says that the request is wrong, or not allowed
         └── UnavailableError   the log could not be reached, or answered with an error
 
 "Proven bad" and "could not check" never share a branch, so that no caller can mistake one for the other.
@@ -66,6 +67,19 @@ class PushbackError(CouldNotCheckError):
         """Keep the number of seconds that the log asked for."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RefusedError(CouldNotCheckError):
+    """The log answered that the request is wrong, or not allowed.
+
+    Attributes:
+        status: The HTTP status, 400 to 499.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        """Keep the status."""
+        super().__init__(message)
+        self.status = status
 
 
 class UnavailableError(CouldNotCheckError):

@@ -8,8 +8,8 @@
     key ID first 4 bytes of SHA-256(name ‖ LF ‖ 0x01 ‖ public key): it selects a key, it proves nothing
 
 The text may hold empty lines itself, so the signatures begin behind the *last* one. Lines of unknown keys are ignored,
-even when the name or the ID alone is known; that is what lets keys be rotated and witnesses be added. A known key's line
-must verify, and may stand only once. Only base64 that encodes back to itself is read.
+even when the name or the ID alone is known: that lets keys be rotated and witnesses be added. A known key's line must
+verify, and may stand only once. Only base64 that encodes back to itself is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbers, base64, hashes and lines exactly as the specifications allow, never as Python would also take them.
 
-`int("1_000")`, `int("٣")`, `b64decode("AA==junk")` and `str.splitlines()` at U+2028 all succeed in Python; in signed text
-each of them would give two spellings of one value. Every parser of the core therefore goes through this module.
+`int("1_000")`, `int("٣")`, `b64decode("AA==junk")` and `str.splitlines()` at U+2028 all succeed in Python; in signed
+text each of them would give two spellings of one value. Every parser of the core therefore goes through this module.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tiles and entry bundles: geometry, paths and codecs (c2sp.org/tlog-tiles).
 
-Hash i of tile (L, N) is the tree hash of the 256^L leaves from (256·N + i)·256^L on, so a tile of level L holds the nodes
-of tree level 8·L, and the seven tree levels above them are computed. A full tile has 256 hashes; the last tile of a level
-may be *partial*, with a width below 256. Entry bundle N holds the entries under tile (0, N).
+Hash i of tile (L, N) is the tree hash of the 256^L leaves from (256·N + i)·256^L on, so a tile of level L holds the
+nodes of tree level 8·L, and the seven tree levels above them are computed. A full tile has 256 hashes; the last tile of
+a level may be *partial*, with a width below 256. Entry bundle N holds the entries under tile (0, N).
 
     tile/<L>/<N>[.p/<W>]            W hashes of 32 bytes
     tile/entries/<N>[.p/<W>]        W times: length as unsigned 16-bit big-endian, entry
@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tlog.errors import FormatError, VerificationError
+from tlog.errors import FormatError
 from tlog.merkle import HASH_SIZE, Node, tree_root
 from tlog.strict import parse_decimal
 
@@ -194,12 +194,17 @@ def parse_bundle(data: bytes, width: int) -> list[bytes]:
     return entries
 
 
-def verify_bundle(entries: Sequence[bytes], first: int, leaf_hashes: Sequence[bytes], found: Sequence[bytes]) -> None:
-    """Check the leaf hashes found for the entries from index `first` on against those of a verified tile.
+def cut_bundle(data: bytes, width: int) -> bytes:
+    """Return the first `width` framed entries of a bundle: a partial bundle from the fuller one.
 
     Raises:
-        VerificationError: One differs; the message names its index.
+        FormatError: It has fewer.
     """
-    for offset, (_, wanted, got) in enumerate(zip(entries, leaf_hashes, found, strict=True)):
-        if wanted != got:
-            raise VerificationError(f"entry {first + offset} is not the one that the tree holds")
+    at = 0
+    for _ in range(width):
+        if at + 2 > len(data):
+            raise FormatError(f"a bundle of fewer than {width} entries")
+        at += 2 + int.from_bytes(data[at : at + 2], "big")
+    if at > len(data):
+        raise FormatError("the last entry of a bundle is cut off")
+    return data[:at]

@@ -1,0 +1,275 @@
+"""A log over HTTP, without a socket: requests as values, and what an answer may look like (tlog-tiles; our /v1).
+
+Flows yield a list of Request, to be sent side by side, and are sent a list of Response, in order. A runner only moves
+bytes: it follows no redirect, undoes Content-Encoding, and reads at most `max_size` bytes of a body.
+
+    Answer   the body of POST /v1/entries and GET /v1/entries/{index} in CBOR: a map with the text keys
+             "index" (unsigned), "leafHash" (32 bytes), "proof" (array of 32 bytes), "checkpoint" (bytes of a note),
+             and where asked for "entry" (bytes) and "consistency" ({"from": unsigned, "proof": array of 32 bytes})
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from tlog.cbor import Value, decode, encode
+from tlog.errors import FormatError, NotFoundError, PushbackError, RefusedError, UnavailableError
+from tlog.merkle import HASH_SIZE, MAX_SIZE
+from tlog.note import MAX_NOTE_SIZE
+from tlog.proof import MAX_PROOF_HASHES, TlogProof
+from tlog.reader import Reading, ReadTiles
+from tlog.strict import parse_decimal
+from tlog.tile import MAX_BUNDLE_SIZE, MAX_ENTRY_SIZE, TILE_WIDTH, Bundle, Tile, cut_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
+
+CBOR = "application/cbor"
+"""Media type of Answer."""
+
+MAX_ANSWER_SIZE = MAX_NOTE_SIZE + MAX_ENTRY_SIZE + 3 * HASH_SIZE * MAX_PROOF_HASHES
+"""Largest Answer that is read, in bytes: its parts at their limits, with room for the framing."""
+
+MAX_PROBLEM_SIZE = 1 << 16
+"""Largest error body that is read, in bytes; only its title and detail are shown."""
+
+HAVE_HEADER = "Treehead-Have"
+"""Request header: the size that the client trusts; the answer then proves consistency from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    Attributes:
+        method: GET or POST.
+        path: Path below the log's URL, without a leading slash.
+        headers: Pairs of name and value.
+        body: Body, or None.
+        max_size: Most bytes of the answer's decoded body that are of use; beyond them the runner gives up.
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    max_size: int = MAX_PROBLEM_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response.
+
+    Attributes:
+        status: Status code.
+        headers: Headers, names in lower case.
+        body: Body without its Content-Encoding.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Fetching: TypeAlias = Generator[list[Request], list[Response], T]
+"""A flow over HTTP that returns a T."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the log says about one entry; nothing of it is verified yet.
+
+    Attributes:
+        index: Zero-based index of the entry.
+        leaf_hash: Leaf hash, 32 bytes.
+        proof: Inclusion proof to the checkpoint's root, 32 bytes each.
+        checkpoint: Signed note.
+        entry: The entry, where it was asked for.
+        consistency: Size and proof: from that size to the checkpoint, where it was asked for.
+    """
+
+    index: int
+    leaf_hash: bytes
+    proof: tuple[bytes, ...]
+    checkpoint: bytes
+    entry: bytes | None = None
+    consistency: tuple[int, tuple[bytes, ...]] | None = None
+
+    def format(self) -> bytes:
+        """Write the answer in deterministic CBOR."""
+        value: dict[int | str, Value] = {
+            "index": self.index,
+            "leafHash": self.leaf_hash,
+            "proof": list[Value](self.proof),
+            "checkpoint": self.checkpoint,
+        }
+        if self.entry is not None:
+            value["entry"] = self.entry
+        if self.consistency is not None:
+            value["consistency"] = {"from": self.consistency[0], "proof": list[Value](self.consistency[1])}
+        return encode(value)
+
+    def tlog_proof(self) -> TlogProof:
+        """Return the part of the answer that proves the entry offline."""
+        return TlogProof(self.index, self.proof, self.checkpoint)
+
+
+def parse_answer(data: bytes) -> Answer:
+    """Parse an answer.
+
+    Raises:
+        FormatError: Not deterministic CBOR, or a part is missing, unknown, or of another type or length.
+    """
+    match decode(data):
+        case {"index": index, "leafHash": bytes(leaf), "proof": proof, "checkpoint": bytes(note), **rest}:
+            entry, consistency = rest.pop("entry", None), rest.pop("consistency", None)
+            if not rest and len(leaf) == HASH_SIZE and (entry is None or isinstance(entry, bytes)):
+                return Answer(_size(index), leaf, _hashes(proof), note, entry, _consistency(consistency))
+    raise FormatError("not an answer: a part is missing, unknown or of another type")
+
+
+def _consistency(value: Value) -> tuple[int, tuple[bytes, ...]] | None:
+    match value:
+        case None:
+            return None
+        case {"from": old_size, "proof": proof, **rest} if not rest:
+            return _size(old_size), _hashes(proof)
+    raise FormatError("not a consistency proof")
+
+
+def _size(value: Value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
+        raise FormatError("not an index or a size")
+    return value
+
+
+def _hashes(value: Value) -> tuple[bytes, ...]:
+    hashes = tuple(item for item in value if isinstance(item, bytes)) if isinstance(value, list) else ()
+    limit = 2 * MAX_PROOF_HASHES  # a consistency proof walks down once and up once
+    if not isinstance(value, list) or len(value) > limit or [HASH_SIZE] * len(value) != [len(item) for item in hashes]:
+        raise FormatError("not a proof: an array of hashes of 32 bytes")
+    return hashes
+
+
+# Flows.
+
+
+def fetch_checkpoint() -> Fetching[bytes]:
+    """Return the signed note of the served head, not verified (tlog-tiles).
+
+    Raises:
+        CouldNotCheckError: The log did not answer with one.
+    """
+    (response,) = yield [Request("GET", "checkpoint", max_size=MAX_NOTE_SIZE)]
+    return check(response).body
+
+
+def fetch_add(entry: bytes, have: int = 0) -> Fetching[Answer]:
+    """Append an entry of at most 65,535 bytes and return what the log says of it, not verified.
+
+    Args:
+        entry: The entry.
+        have: The size that the caller trusts; from any but 0 the answer proves consistency.
+
+    Raises:
+        FormatError: The answer breaks its form.
+        CouldNotCheckError: The log did not answer with one.
+    """
+    headers = [("Accept", CBOR), ("Content-Type", "application/octet-stream")]
+    headers += [(HAVE_HEADER, str(have))] if have else []
+    (response,) = yield [Request("POST", "v1/entries", tuple(headers), entry, MAX_ANSWER_SIZE)]
+    return parse_answer(check(response, 200, 201).body)
+
+
+def fetch_entry(index: int) -> Fetching[Answer]:
+    """Return what the log says of the entry at an index, the entry included, not verified.
+
+    Raises:
+        FormatError: The answer breaks its form.
+        CouldNotCheckError: The log did not answer with one.
+    """
+    (response,) = yield [Request("GET", f"v1/entries/{index}", (("Accept", CBOR),), max_size=MAX_ANSWER_SIZE)]
+    return parse_answer(check(response).body)
+
+
+def over_http(reading: Reading[T]) -> Fetching[T]:
+    """Drive a flow that reads tiles and bundles over the paths of tlog-tiles.
+
+    A log may drop a partial tile once the full one exists, so a partial one that is missing is cut from the full one.
+
+    Raises:
+        CouldNotCheckError: The log did not answer with what was asked for.
+    """
+    try:
+        wanted = next(reading)
+        while True:
+            addresses = wanted.tiles if isinstance(wanted, ReadTiles) else wanted.bundles
+            wanted = reading.send((yield from _fetch_all(addresses)))
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+
+
+def _fetch_all(addresses: Sequence[Tile | Bundle]) -> Fetching[list[bytes]]:
+    """Return the bytes at each address, in order."""
+    responses = yield [_get(address) for address in addresses]
+    missing = [
+        at for at, response in enumerate(responses) if response.status == 404 and addresses[at].width < TILE_WIDTH
+    ]
+    fuller = (yield [_get(addresses[at].full()) for at in missing]) if missing else []
+    bodies = [check(response).body if at not in missing else b"" for at, response in enumerate(responses)]
+    for at, response in zip(missing, fuller, strict=True):
+        bodies[at] = _cut(addresses[at], check(response).body)
+    return bodies
+
+
+def _get(address: Tile | Bundle) -> Request:
+    return Request("GET", address.path, max_size=MAX_BUNDLE_SIZE if isinstance(address, Bundle) else 1 << 13)
+
+
+def _cut(address: Tile | Bundle, data: bytes) -> bytes:
+    """Return the part of a full tile or bundle that a narrower one holds."""
+    return cut_bundle(data, address.width) if isinstance(address, Bundle) else data[: HASH_SIZE * address.width]
+
+
+def check(response: Response, *wanted: int) -> Response:
+    """Return the response if its status is one of those wanted, 200 where none is named.
+
+    Raises:
+        NotFoundError: 404.
+        PushbackError: 429, 503 or 507.
+        RefusedError: Any other status from 400 to 499.
+        UnavailableError: Any other status; redirects are not followed.
+    """
+    status = response.status
+    if status in (wanted or (200,)):
+        return response
+    reason = f"the log answered {status}{_reason(response)}"
+    if status == 404:
+        raise NotFoundError(reason)
+    if status in (429, 503, 507):
+        raise PushbackError(reason, retry_after=_retry_after(response))
+    if 400 <= status <= 499:
+        raise RefusedError(reason, status=status)
+    raise UnavailableError(reason)
+
+
+def _reason(response: Response) -> str:
+    """Return what a problem document says (RFC 9457), in printable characters, to be shown to a person."""
+    try:
+        problem = json.loads(response.body[:MAX_PROBLEM_SIZE])
+    except (ValueError, RecursionError):
+        return ""
+    said = problem.get("detail", problem.get("title")) if isinstance(problem, dict) else None
+    return ": " + "".join(char for char in said[:300] if char.isprintable()) if isinstance(said, str) else ""
+
+
+def _retry_after(response: Response) -> int | None:
+    try:
+        return parse_decimal(response.headers.get("retry-after", "").encode())
+    except FormatError:
+        return None
