@@ -130,10 +130,12 @@ def parse_answer(data: bytes) -> Answer:
             entry, consistency = rest.pop("entry", None), rest.pop("consistency", None)
             if not rest and len(leaf) == HASH_SIZE and (entry is None or isinstance(entry, bytes)):
                 return Answer(_size(index), leaf, _hashes(proof), note, entry, _consistency(consistency))
+        case _:
+            pass
     raise FormatError("not an answer: a part is missing, unknown or of another type")
 
 
-def _consistency(value: Value) -> tuple[int, tuple[bytes, ...]] | None:
+def _consistency(value: object) -> tuple[int, tuple[bytes, ...]] | None:
     match value:
         case None:
             return None
@@ -142,13 +144,13 @@ def _consistency(value: Value) -> tuple[int, tuple[bytes, ...]] | None:
     raise FormatError("not a consistency proof")
 
 
-def _size(value: Value) -> int:
+def _size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
         raise FormatError("not an index or a size")
     return value
 
 
-def _hashes(value: Value) -> tuple[bytes, ...]:
+def _hashes(value: object) -> tuple[bytes, ...]:
     hashes = tuple(item for item in value if isinstance(item, bytes)) if isinstance(value, list) else ()
     limit = 2 * MAX_PROOF_HASHES  # a consistency proof walks down once and up once
     if not isinstance(value, list) or len(value) > limit or [HASH_SIZE] * len(value) != [len(item) for item in hashes]:

@@ -4,9 +4,9 @@
     request = next(reading)              ReadTiles or ReadBundles: what it wants, as one batch
     reading.send([bytes, …])             one answer for each address, in order
 
-The caller reads, from a disk, over HTTP or from a simulator that lies, and never verifies: the flow does. A tile counts as
-verified when it leads to the root of the head: the last tile of each level together, because their hashes are what the
-root is folded from, and every other tile through the tile above it. Only verified full tiles enter a cache.
+The caller reads, from a disk, over HTTP or from a simulator that lies, and never verifies: the flow does. A tile counts
+as verified when it leads to the root of the head: the last tile of each level together, because their hashes are what
+the root is folded from, and every other tile through the tile above it. Only verified full tiles enter a cache.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class TileCache:
 def read_hashes(head: Checkpoint, nodes: Iterable[Node], cache: TileCache | None = None) -> Reading[list[bytes]]:
     """Return the hashes of nodes of the head's tree, verified, after one request for all the tiles this takes.
 
-    A cached tile that does not lead to this head is forgotten, and everything is read anew once: it may be the head that
-    belongs to another tree, and then the tiles that the log now serves decide.
+    A cached tile that does not lead to this head is forgotten, and everything is read anew once: it may be the head
+    that belongs to another tree, and then the tiles that the log now serves decide.
 
     Raises:
         FormatError: A tile has another length than asked for.

@@ -1,1 +1,1 @@
-"""The server of Treehead: everything of `tlogd` that touches the world."""
+"""The log server: everything that touches the world. `tlog/DESIGN.md` has the argument for its order of steps."""

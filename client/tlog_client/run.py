@@ -1,0 +1,340 @@
+"""Runners: they drive the flows of `tlog.fetch` over real sockets, and never look into what they carry.
+
+A flow yields a list of requests and is sent the list of responses; a failure to get one of them is thrown into the
+flow. `AsyncRunner` works over aiohttp, `SyncRunner` over urllib3; each library is imported when its runner first sends.
+
+No redirect is followed, no cookie is kept, no proxy is taken from the environment, and no more of a body is kept than
+its request has use for, counted after decompression.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from tlog.errors import TreeheadError, UnavailableError
+from tlog.fetch import MAX_PROBLEM_SIZE, Response
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+    from types import ModuleType
+    from typing import Self
+
+    import aiohttp
+    import urllib3
+
+    from tlog.fetch import Fetching, Request
+
+T = TypeVar("T")
+
+MAX_REQUESTS = 16
+"""Most requests of one flow that are under way at once."""
+
+MAX_CONNECTIONS = 128
+"""Most connections of one asynchronous client."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a connection may take."""
+
+TOTAL_TIMEOUT = 60.0
+"""Seconds that one request may take, from connecting to the last byte of its answer."""
+
+_CHUNK = 1 << 16
+_THREADS = 8
+
+
+class OptionError(TreeheadError, ValueError):
+    """A URL, a token or another setting of the caller that cannot be used."""
+
+
+def parse_url(url: str) -> str:
+    """Return the address of a log with exactly one slash at its end.
+
+    Raises:
+        OptionError: Not http or https, no host, or with credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise OptionError("the URL of the log cannot be read") from None
+    if parts.scheme not in ("http", "https") or not usable:
+        raise OptionError("the URL of a log begins with http:// or https:// and names a host")
+    if "@" in parts.netloc:
+        raise OptionError("the URL of a log holds no credentials; give a token instead")
+    if "?" in url or "#" in url or any(char <= " " or char == "\\" or char == "\x7f" for char in url):
+        raise OptionError("the URL of a log has no query, no fragment and no white space")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    """Return the headers of every request."""
+    headers = {"Accept-Encoding": "gzip", "User-Agent": "treehead-client"}
+    if token is not None:
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise OptionError("a token is one word of printable ASCII characters")
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+class _Body:
+    """The body of one answer, decoded as it arrives and bounded by what the request has use for.
+
+    Of an answer that is no success only the beginning matters: it is cut off instead of refused.
+    """
+
+    def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
+        self._cut = status >= 300
+        self._limit = MAX_PROBLEM_SIZE if self._cut else request.max_size
+        self._data = bytearray()
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity", "gzip", "x-gzip"):
+            raise UnavailableError("the log answered in a Content-Encoding that nobody asked for")
+        self._gunzip = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+
+    def take(self, chunk: bytes) -> bool:
+        """Add a chunk as it came from the network, and say whether more is of use."""
+        room = self._limit + 1 - len(self._data)
+        if self._gunzip:
+            try:
+                chunk = self._gunzip.decompress(chunk, room)
+            except zlib.error:
+                raise UnavailableError("the log answered with broken gzip") from None
+            if self._gunzip.unused_data:
+                raise UnavailableError("the log answered with bytes behind the end of its gzip")
+        self._data += chunk[:room]
+        if len(self._data) <= self._limit:
+            return True
+        if not self._cut:
+            raise UnavailableError(f"the log answered with more than the {self._limit} bytes that are of use")
+        return False
+
+    def finish(self) -> bytes:
+        """Return the body, decoded."""
+        if self._gunzip and not self._gunzip.eof and not self._cut:
+            raise UnavailableError("the answer of the log was cut off")
+        return bytes(self._data[: self._limit])
+
+
+class _Sender(Protocol):
+    """What turns requests into responses."""
+
+    def send(self, requests: list[Request]) -> list[Response]:
+        """Return the response to each request, in order."""
+
+
+def drive(sender: _Sender, flow: Fetching[T]) -> T:
+    """Run a flow to its end.
+
+    Raises:
+        TreeheadError: Whatever the flow raises.
+    """
+    with closing(flow):
+        try:
+            requests = next(flow)
+            while True:
+                try:
+                    responses = sender.send(requests)
+                except UnavailableError as error:
+                    requests = flow.throw(error)
+                else:
+                    requests = flow.send(responses)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+
+
+class AsyncRunner:
+    """Drives flows over aiohttp; several at once share one session."""
+
+    def __init__(self, url: str, *, token: str | None = None) -> None:
+        """Take the address of a log, and a bearer token where it asks for one.
+
+        Raises:
+            OptionError: The URL or the token cannot be used.
+        """
+        self._base = parse_url(url)
+        self._headers = _headers(token)
+        self._session: aiohttp.ClientSession | None = None  # made where a loop runs
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def run(self, flow: Fetching[T]) -> T:
+        """Run a flow to its end.
+
+        Raises:
+            TreeheadError: Whatever the flow raises.
+        """
+        with closing(flow):
+            try:
+                requests = next(flow)
+                while True:
+                    try:
+                        responses = await self._send(requests)
+                    except UnavailableError as error:
+                        requests = flow.throw(error)
+                    else:
+                        requests = flow.send(responses)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+
+    async def _send(self, requests: list[Request]) -> list[Response]:
+        """Return the response to each request, in order; the first failure ends the others."""
+        import asyncio  # noqa: PLC0415  # verifying offline needs none of this
+        import aiohttp  # noqa: PLC0415  # as above
+
+        if self._session is None:
+            self._session = _open_session(aiohttp, self._headers)
+        limit = asyncio.Semaphore(MAX_REQUESTS)
+        tasks = [asyncio.ensure_future(self._fetch(aiohttp, request, limit)) for request in requests]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, http: ModuleType, request: Request, limit: asyncio.Semaphore) -> Response:
+        assert self._session is not None  # noqa: S101  # _send made it
+        async with limit:
+            try:
+                async with self._session.request(
+                    request.method,
+                    self._base + request.path,
+                    headers=dict(request.headers),
+                    data=request.body,
+                    allow_redirects=False,
+                ) as answer:
+                    return await _read(request, answer)
+            except (http.ClientError, OSError) as error:  # a timeout is an OSError too
+                raise UnavailableError(_unreachable(self._base, error)) from error
+
+
+def _open_session(http: ModuleType, headers: dict[str, str]) -> aiohttp.ClientSession:
+    session: aiohttp.ClientSession = http.ClientSession(
+        auto_decompress=False,  # _Body bounds what comes out
+        connector=http.TCPConnector(limit=MAX_CONNECTIONS),
+        cookie_jar=http.DummyCookieJar(),
+        headers=headers,
+        timeout=http.ClientTimeout(total=TOTAL_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+    )
+    return session
+
+
+async def _read(request: Request, answer: aiohttp.ClientResponse) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    body = _Body(request, answer.status, headers)
+    async for chunk in answer.content.iter_chunked(_CHUNK):
+        if not body.take(chunk):
+            break
+    return Response(answer.status, headers, body.finish())
+
+
+def _unreachable(base: str, error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    return f"no answer from {base}: " + "".join(char for char in reason[:200] if char.isprintable())
+
+
+class SyncRunner:
+    """Drives flows over urllib3; the requests of one list are sent side by side by a few threads."""
+
+    def __init__(self, url: str, *, token: str | None = None) -> None:
+        """Take the address of a log, and a bearer token where it asks for one.
+
+        Raises:
+            OptionError: The URL or the token cannot be used.
+        """
+        import urllib3  # noqa: PLC0415  # verifying offline needs no HTTP
+
+        self._base = parse_url(url)
+        self._pool = urllib3.PoolManager(
+            headers=_headers(token),
+            maxsize=_THREADS,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=TOTAL_TIMEOUT),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def run(self, flow: Fetching[T]) -> T:
+        """Run a flow to its end.
+
+        Raises:
+            TreeheadError: Whatever the flow raises.
+        """
+        return drive(self, flow)
+
+    def send(self, requests: list[Request]) -> list[Response]:
+        """Return the response to each request, in order; after a failure no further one is begun.
+
+        Raises:
+            UnavailableError: One of them could not be got.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # most lists hold one request
+
+        if len(requests) < 2:
+            return [self._fetch(request) for request in requests]
+        with ThreadPoolExecutor(_THREADS) as threads:
+            futures = [threads.submit(self._fetch, request) for request in requests]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, request: Request) -> Response:
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415  # as in __init__
+
+        try:
+            answer = self._pool.request(
+                request.method,
+                self._base + request.path,
+                body=request.body,
+                headers={**self._pool.headers, **dict(request.headers)},
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            return _read_sync(request, answer)
+        except (HTTPError, OSError) as error:
+            raise UnavailableError(_unreachable(self._base, error)) from error
+
+
+def _read_sync(request: Request, answer: urllib3.BaseHTTPResponse) -> Response:
+    deadline = time.monotonic() + TOTAL_TIMEOUT
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    is_read = False
+    try:
+        body = _Body(request, answer.status, headers)
+        while chunk := answer.read1(_CHUNK, decode_content=False):
+            if not body.take(chunk):
+                break
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"the answer took more than {TOTAL_TIMEOUT:.0f} seconds")
+        else:
+            is_read = True
+        return Response(answer.status, headers, body.finish())
+    finally:
+        if not is_read:
+            answer.close()
+        answer.release_conn()

@@ -1,0 +1,1 @@
+"""The log over HTTP. Handlers only translate: parse, call one function, encode."""

@@ -1,0 +1,172 @@
+"""The commit: the durable steps of the write path, one function on the thread that owns both stores.
+
+    3  compute the root from the right edge, level by level for the whole batch
+    4  append the segment: durable from here on, signed by nobody
+    5  read it back and compute the root a second way; verify consistency with the signed head as a client would
+    6  sign; open the note as a client would
+    7  swap the head in the checkpoint store: signed from here on
+
+Numbers as in `tlog/DESIGN.md`. Any failure ends all committing: the state in memory is then unknown and never used
+again. Start-up calls `finish`, steps 5 to 7, for a segment that was stored and not signed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from tlog.checkpoint import Checkpoint
+from tlog.edge import Edge, Growth, extend
+from tlog.errors import TreeheadError
+from tlog.merkle import consistency_nodes, consistency_proof, verify_consistency
+from tlog.note import sign_note
+from tlog.policy import Policy
+from tlog.server.errors import CommitError
+from tlog.server.recount import Recount
+from tlog.server.storage import Segment, SignedHead
+from tlog.tile import format_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tlog.note import Signer
+    from tlog.server.storage import CheckpointStore, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One commit that is durable and signed.
+
+    Attributes:
+        head: The new head.
+        growth: What it added to the tree.
+    """
+
+    head: SignedHead
+    growth: Growth
+
+
+class Commit:
+    """The end of the log, and the only code that extends and signs it. Owned by the database thread."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        checkpoints: CheckpointStore,
+        signer: Signer,
+        head: SignedHead,
+        edge: Edge,
+        last_ms: int,
+    ) -> None:
+        """Begin at the signed head, whose root the edge must have.
+
+        Raises:
+            CommitError: It has another.
+        """
+        self._storage = storage
+        self._checkpoints = checkpoints
+        self._signer = signer
+        self._policy = Policy((signer.verifier,))
+        self._head = head
+        self._edge = edge
+        self._recount = Recount(edge.size, tuple((level, peak) for (level, _), peak in zip(edge.nodes(), edge.peaks)))  # noqa: B905 — equal by construction
+        self._last_ms = last_ms
+        self._broken = (edge.size, edge.root()) != (head.size, head.root) or self._recount.root() != head.root
+        if self._broken:
+            raise CommitError("the tree in memory is not the one of the signed head")
+
+    @property
+    def last_ms(self) -> int:
+        """The time of the newest segment, milliseconds since 1970."""
+        return self._last_ms
+
+    def run(self, entries: Sequence[bytes], leaf_hashes: Sequence[bytes], time_ms: int) -> Committed:
+        """Append a batch and sign the new head: steps 3 to 7.
+
+        Args:
+            entries: At least one entry.
+            leaf_hashes: Their leaf hashes, computed when they came in.
+            time_ms: Milliseconds since 1970; taken as the time of the segment before where that is later.
+
+        Raises:
+            CommitError: A step failed, or one failed before; nothing more can be committed.
+        """
+        self._guard()
+        growth = extend(self._edge, leaf_hashes)
+        self._last_ms = max(time_ms, self._last_ms)
+        self._storage.append(
+            Segment(
+                first=growth.old.size,
+                count=len(entries),
+                entries=format_bundle(entries),
+                root=growth.new.root(),
+                leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
+                time_ms=self._last_ms,
+            )
+        )
+        committed = self._sign(growth)
+        self._broken = False
+        return committed
+
+    def finish(self, leaf_hashes: Sequence[bytes]) -> Committed:
+        """Sign the head of a segment that is already stored: steps 5 to 7.
+
+        Raises:
+            CommitError: A step failed; nothing more can be committed.
+        """
+        self._guard()
+        committed = self._sign(extend(self._edge, leaf_hashes))
+        self._broken = False
+        return committed
+
+    def _guard(self) -> None:
+        """Count every commit as failed until it has returned."""
+        if self._broken:
+            raise CommitError("an earlier commit failed; only a restart can tell what is durable")
+        self._broken = True
+
+    def _sign(self, growth: Growth) -> Committed:
+        """Take steps 5 to 7 for the segment behind the signed head."""
+        try:
+            recount = self._recounted(growth)
+            verify_consistency(
+                self._head.size, growth.new.size, _consistency(growth), self._head.root, growth.new.root()
+            )
+            head = self._signed(growth.new)
+        except TreeheadError as error:
+            raise CommitError(f"not signed: {error}") from error
+        # the entries are durable here, the head is not
+        self._checkpoints.swap(self._head, head)
+        self._head, self._edge, self._recount = head, growth.new, recount
+        return Committed(head, growth)
+
+    def _recounted(self, growth: Growth) -> Recount:
+        """Read the segment back and count it the second way (step 5)."""
+        segment = self._storage.segment_at(growth.old.size)
+        if segment is None or (segment.first, segment.end) != (growth.old.size, growth.new.size):
+            raise CommitError("the segment that was stored cannot be read back")
+        recount, digest = self._recount.add(segment.entries)
+        if digest != segment.leaf_digest:
+            raise CommitError(
+                f"entries {segment.first} to {segment.end - 1} are stored differently than they came in; "
+                "an unsigned segment can be removed with: tlogd repair --discard-unsigned"
+            )
+        found = (recount.size, recount.root())
+        if found != (growth.new.size, growth.new.root()) or found != (segment.end, segment.root):
+            raise CommitError(f"two ways to the root of size {segment.end} give different roots")
+        return recount
+
+    def _signed(self, edge: Edge) -> SignedHead:
+        """Sign the head of a tree and open the note as a client would (step 6)."""
+        checkpoint = Checkpoint(self._head.origin, edge.size, edge.root())
+        note = sign_note(checkpoint.format(), [self._signer])
+        if self._policy.open_checkpoint(note) != checkpoint:
+            raise CommitError("the signed note says something else than was signed")
+        return SignedHead(self._head.origin, self._head.epoch, edge.size, edge.root(), note)
+
+
+def _consistency(growth: Growth) -> list[bytes]:
+    """Return the consistency proof of a growth."""
+    old, new = growth.old.size, growth.new.size
+    return consistency_proof(old, new, [growth.hash_of(node) for node in consistency_nodes(old, new)])

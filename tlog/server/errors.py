@@ -1,0 +1,29 @@
+"""What ends the server, or one request, on its own side."""
+
+from __future__ import annotations
+
+from tlog.errors import TreeheadError
+
+
+class StartRefusedError(TreeheadError):
+    """The state on disk does not fit together, so the log is not opened; the message says what to do."""
+
+
+class CommitError(TreeheadError):
+    """A commit failed or its outcome is unknown: nothing more is signed, and the process ends."""
+
+
+class StoppedError(TreeheadError):
+    """The log is closing, or stopped to protect itself; the entry was not acknowledged."""
+
+
+class DamageError(TreeheadError):
+    """What the log was about to serve does not verify, so it is not served."""
+
+
+class CreateError(TreeheadError):
+    """A log could not be created; the message says what to do."""
+
+
+class ConfigError(TreeheadError):
+    """The configuration file cannot be used; the message says what to do."""

@@ -1,0 +1,100 @@
+"""The follower: derives full tiles and bundles from what is signed, and keeps them in the tile store.
+
+Off the commit path. It trims the overlay only after its own transaction, so that everything visible stays visible.
+Start-up catches up with the same two functions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from isal import isal_zlib
+
+from tlog.server.overlay import first_tile
+from tlog.server.storage.tiles import Derived
+from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tlog.server.overlay import Overlay
+    from tlog.server.storage.database import Database
+    from tlog.server.storage.tiles import TileStore
+
+MAX_BUNDLES = 64
+"""Most bundles in one transaction: about 5 MB, so that it is short and holds up nobody."""
+
+MAX_LAG = 1 << 17
+"""Entries above the follower's position at which the log takes no more: they are all in memory."""
+
+GZIP_LEVEL = 1
+"""isal's level: 2 and 3 cost more time than they save in transfer."""
+
+_GZIP = 31  # zlib's wbits for the gzip container
+
+
+def gzip(data: bytes) -> bytes:
+    """Encode a bundle; the same bytes always give the same encoding."""
+    return isal_zlib.compress(data, GZIP_LEVEL, _GZIP)
+
+
+def gunzip(data: bytes) -> bytes:
+    """Decode what `gzip` made."""
+    return isal_zlib.decompress(data, _GZIP)
+
+
+def derive(overlay: Overlay) -> Derived | None:
+    """Return the next full tiles and bundles above the position, not yet encoded; None if none is full."""
+    position = min(overlay.size // TILE_WIDTH * TILE_WIDTH, overlay.position + MAX_BUNDLES * TILE_WIDTH)
+    if position == overlay.position:
+        return None
+    levels = range((position.bit_length() + TILE_HEIGHT - 1) // TILE_HEIGHT)
+    tiles = [
+        Tile(level, index)
+        for level in levels
+        for index in range(first_tile(overlay.position, level), first_tile(position, level))
+    ]
+    bundles = [Bundle(index) for index in range(overlay.position // TILE_WIDTH, position // TILE_WIDTH)]
+    return Derived(
+        [(tile, data) for tile in tiles if (data := overlay.tile(tile)) is not None],
+        [(bundle, data) for bundle in bundles if (data := overlay.bundle(bundle)) is not None],
+        position,
+    )
+
+
+def encoded(derived: Derived) -> Derived:
+    """Return the same with its bundles gzip-encoded; for the thread of the tile store."""
+    return Derived(derived.tiles, [(bundle, gzip(data)) for bundle, data in derived.bundles], derived.size)
+
+
+class Follower:
+    """The loop that keeps the tile store up with the signed head. Owned by the event loop."""
+
+    def __init__(self, thread: Database, store: TileStore, overlay: Overlay) -> None:
+        """Follow an overlay into a tile store.
+
+        Args:
+            thread: The thread that owns the store.
+            store: The writer's side of the tile store.
+            overlay: The newest part of the tree; trimmed here and nowhere else.
+        """
+        self._thread = thread
+        self._store = store
+        self._overlay = overlay
+
+    async def catch_up(self) -> None:
+        """Write every tile and bundle that is full, and drop it from the overlay once it is written."""
+        while (derived := derive(self._overlay)) is not None:
+            await self._thread.run(partial(self._write, derived))
+            self._overlay.trim(derived.size)
+
+    async def run(self, advanced: asyncio.Event) -> None:
+        """Catch up whenever the head has advanced, until cancelled."""
+        while True:
+            await advanced.wait()
+            advanced.clear()
+            await self.catch_up()
+
+    def _write(self, derived: Derived, _: object) -> None:
+        self._store.write(encoded(derived))

@@ -1,0 +1,105 @@
+"""The newest part of the tree in memory: everything above the follower's position, and all that is visible of it.
+
+For each tree level the overlay keeps the hashes of complete nodes from the first tile on that is not in the tile store
+yet, and the entries above the position. Every tile and bundle of every signed size is cut from here or from the tile
+store, and what is in neither is not visible yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlog.merkle import node_hash
+from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile, format_bundle, format_tile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tlog.edge import Growth
+    from tlog.merkle import Node
+
+
+def first_tile(position: int, tile_level: int) -> int:
+    """Return the index of the first tile of a level that is not complete at a position."""
+    return position >> TILE_HEIGHT * (tile_level + 1)
+
+
+class Overlay:
+    """The tree above a position. Owned by the event loop: extended by the sequencer, trimmed by the follower.
+
+    Attributes:
+        position: Entries below it are in the tile store; a multiple of 256.
+        size: Number of entries of the signed head.
+    """
+
+    def __init__(self, position: int, partials: Mapping[int, Sequence[bytes]]) -> None:
+        """Begin at a position with nothing above it.
+
+        Args:
+            position: A multiple of 256.
+            partials: The hashes of the partial tile of each level from 1 on, where there is one.
+        """
+        self.position = position
+        self.size = position
+        self._entries: list[bytes] = []
+        self._levels: list[list[bytes]] = []
+        for level in range(position.bit_length()):
+            tile_level, height = divmod(level, TILE_HEIGHT)
+            row = list(partials.get(tile_level, ())) if height == 0 else _pairs(self._levels[-1])
+            self._levels.append(row)
+
+    def extend(self, growth: Growth, entries: Sequence[bytes]) -> None:
+        """Make a commit visible."""
+        if growth.old.size != self.size:
+            raise ValueError(f"the overlay ends at {self.size}, not at {growth.old.size}")
+        for level, hashes in enumerate(growth.levels):
+            if level == len(self._levels):
+                self._levels.append([])
+            self._levels[level] += hashes
+        self._entries += entries
+        self.size = growth.new.size
+
+    def trim(self, position: int) -> None:
+        """Drop what is in the tile store up to a new position."""
+        for level, row in enumerate(self._levels):
+            del row[: _start(position, level) - _start(self.position, level)]
+        del self._entries[: position - self.position]
+        self.position = position
+
+    def hash_of(self, node: Node) -> bytes | None:
+        """Return the hash of a complete node; None if it is in the tile store, or not complete."""
+        level, index = node
+        offset = index - _start(self.position, level)
+        if 0 <= level < len(self._levels) and 0 <= offset < len(self._levels[level]):
+            return self._levels[level][offset]
+        return None
+
+    def tile(self, tile: Tile) -> bytes | None:
+        """Return a tile of any width; None if it is in the tile store, or not complete."""
+        level = TILE_HEIGHT * tile.level
+        start = tile.index * TILE_WIDTH - _start(self.position, level)
+        if start < 0 or level >= len(self._levels) or start + tile.width > len(self._levels[level]):
+            return None
+        return format_tile(self._levels[level][start : start + tile.width])
+
+    def bundle(self, bundle: Bundle) -> bytes | None:
+        """Return a bundle of any width; None if it is in the tile store, or not complete."""
+        start = bundle.index * TILE_WIDTH - self.position
+        if start < 0 or start + bundle.width > len(self._entries):
+            return None
+        return format_bundle(self._entries[start : start + bundle.width])
+
+    def entry(self, index: int) -> bytes | None:
+        """Return an entry; None if it is in the tile store, or not visible."""
+        offset = index - self.position
+        return self._entries[offset] if 0 <= offset < len(self._entries) else None
+
+
+def _start(position: int, level: int) -> int:
+    """Return the index of the first node of a tree level that the overlay keeps at a position."""
+    tile_level, height = divmod(level, TILE_HEIGHT)
+    return first_tile(position, tile_level) * TILE_WIDTH >> height
+
+
+def _pairs(hashes: Sequence[bytes]) -> list[bytes]:
+    return [node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=False)]

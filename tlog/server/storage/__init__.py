@@ -1,0 +1,98 @@
+"""What the log keeps, and what it expects of those who keep it.
+
+Both protocols are blocking and belong to one thread: steps 4 to 7 of a commit are one function on that thread, so no
+cancellation can land between them. Whatever an implementation raises out of a write means "unknown outcome".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The entries of one commit.
+
+    Attributes:
+        first: Index of its first entry.
+        count: Number of entries, ≥ 1.
+        entries: The entries, each behind its length in 16 bits (the framing of an entry bundle).
+        root: Root of the tree of size first + count, 32 bytes.
+        leaf_digest: SHA-256 over the leaf hashes as they were computed when the entries came in, 32 bytes.
+        time_ms: The one clock reading of the commit, milliseconds since 1970, never before that of the segment before.
+        keys: Digests of idempotency keys and bodies; empty until the log reads such keys.
+    """
+
+    first: int
+    count: int
+    entries: bytes
+    root: bytes
+    leaf_digest: bytes
+    time_ms: int
+    keys: bytes = b""
+
+    @property
+    def end(self) -> int:
+        """The index behind its last entry, and the size of the tree with it."""
+        return self.first + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A head in the checkpoint store.
+
+    Attributes:
+        origin: The log's name.
+        epoch: Number of times that a server took the log over; each change of the head must name the newest.
+        size: Number of leaves.
+        root: Root hash, 32 bytes.
+        note: The signed checkpoint.
+    """
+
+    origin: str
+    epoch: int
+    size: int
+    root: bytes
+    note: bytes
+
+
+class Storage(Protocol):
+    """The entries: the truth. Insert-only; what was appended is never changed or removed."""
+
+    def append(self, segment: Segment) -> None:
+        """Make a segment durable, atomically, and only if it begins exactly where the log ends.
+
+        On return it survives a power failure. An overlap or a gap stores nothing.
+
+        Raises:
+            CommitError: Nothing was stored: the log does not end at `segment.first`.
+        """
+
+    def size(self) -> int:
+        """Return the number of entries."""
+
+    def segment_at(self, index: int) -> Segment | None:
+        """Return the segment that holds an entry, as the store has it now; None beyond the end."""
+
+    def entries(self, start: int, end: int) -> list[bytes]:
+        """Return entries [start, end), as the store has them now.
+
+        Raises:
+            FormatError: A stored segment breaks its framing.
+            StartRefusedError: Entries are missing.
+        """
+
+
+class CheckpointStore(Protocol):
+    """The newest signed head of an origin. Tiny, apart from the data, and never part of a backup of it."""
+
+    def acquire(self, origin: str) -> SignedHead | None:
+        """Take the log over: raise the epoch by one, durably, and return the head; None for an unknown origin."""
+
+    def swap(self, old: SignedHead, new: SignedHead) -> None:
+        """Replace the head, durably, and only if origin, epoch, size and root are still those of `old`.
+
+        Raises:
+            CommitError: They are not, and nothing was changed.
+        """

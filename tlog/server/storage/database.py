@@ -1,0 +1,142 @@
+"""SQLite connections: their settings, their threads, and their upkeep.
+
+One aiosqlite connection is one thread with one queue. Work is given to it as whole functions: a function cannot be
+cancelled half-way, while a transaction of several awaits can, and would stay open for whoever comes next.
+
+Settings are read back, because SQLite ignores a setting that it cannot follow without a word. Its own WAL checkpoint
+hides I/O errors, so it is off, and `Upkeep` runs one between commits, where an error is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from hashlib import sha256
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
+
+import aiosqlite
+
+from tlog.server.errors import CommitError, StartRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+WAL_PAGES = 250
+"""Pages in the WAL after which its content is moved to the database: larger ones make slow commits slower."""
+
+_PAGE = 4096
+_ROW_PAGES = 4  # pages that a commit writes besides its content
+
+Settings: TypeAlias = "Mapping[str, str | int]"
+
+DURABLE: Settings = {"journal_mode": "wal", "synchronous": 2}
+"""Settings under which a commit that returned survives a power failure."""
+
+DURABLE_ALONE: Settings = {"locking_mode": "exclusive", **DURABLE}
+"""The same, and no other process can even read: for the checkpoint store."""
+
+DERIVED: Settings = {"journal_mode": "wal", "synchronous": 1}
+"""Settings for what can be rebuilt: a power failure may take the newest commits, but never tears one."""
+
+_COMMON: Settings = {
+    "wal_autocheckpoint": 0,
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "busy_timeout": 0,
+}
+
+
+class Database:
+    """A connection and its thread; `run` is the only way in."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        """Take an open connection over."""
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, connect: Callable[[], sqlite3.Connection]) -> Self:
+        """Start a thread and open a connection on it."""
+        return cls(await aiosqlite.Connection(connect, iter_chunk_size=64))
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a whole function on the thread, and wait for its outcome even if the caller is cancelled meanwhile."""
+        # aiosqlite offers single statements in public; a commit must be one function on the thread.
+        execute: Callable[..., Awaitable[T]] = self._connection._execute  # noqa: SLF001 — as said
+        job = asyncio.ensure_future(execute(work, self._connection._conn))  # noqa: SLF001 — as said
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            await asyncio.wait([job])
+            raise
+
+    async def close(self) -> None:
+        """Finish what is queued, close the connection, and end the thread."""
+        await self._connection.close()
+
+
+def connect(path: Path, schema: str, settings: Settings, *, create: bool = False) -> sqlite3.Connection:
+    """Open a database with exactly that schema and those settings.
+
+    Raises:
+        StartRefusedError: It is missing, is no database, has another schema, or does not follow a setting.
+    """
+    mode = "rwc" if create else "rw"
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+        for name, value in {**settings, **_COMMON}.items():
+            _set(connection, path, name, value)
+        if create:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
+        _check_schema(connection, path, schema)
+    except sqlite3.Error as error:
+        raise StartRefusedError(f"{path} cannot be opened: {error}") from error
+    return connection
+
+
+def _set(connection: sqlite3.Connection, path: Path, name: str, value: str | int) -> None:
+    connection.execute(f"PRAGMA {name} = {value}").fetchall()
+    (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+    if found != value:
+        raise StartRefusedError(f"{path}: SQLite keeps {name} at {found} instead of {value}; is it on a local disk?")
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> None:
+    """Refuse a database whose tables or triggers are not the ones that this version would make."""
+    with sqlite3.connect(":memory:") as fresh:
+        fresh.executescript(schema)
+        wanted = _fingerprint(fresh)
+    fresh.close()
+    if _fingerprint(connection) != wanted:
+        raise StartRefusedError(f"{path} has another schema than this version writes; was it edited, or is it older?")
+
+
+def _fingerprint(connection: sqlite3.Connection) -> bytes:
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+    return sha256(repr(rows).encode()).digest()
+
+
+class Upkeep:
+    """Counts what was written to a WAL, and moves it to the database when it is enough."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Begin with an empty count."""
+        self._connection = connection
+        self._pages = 0  # owned by the thread of the connection
+
+    def wrote(self, size: int) -> None:
+        """Count a commit of `size` bytes; past the limit, run a WAL checkpoint.
+
+        Raises:
+            CommitError: It failed: the disk reports an error, and no commit may follow.
+        """
+        self._pages += size // _PAGE + _ROW_PAGES
+        if self._pages > WAL_PAGES:
+            self._pages = 0
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            except sqlite3.Error as error:
+                raise CommitError(f"WAL checkpoint failed: {error}") from error

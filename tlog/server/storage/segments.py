@@ -1,0 +1,88 @@
+"""log.db: the entries, one row a commit. Insert-only: triggers refuse every change and removal."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from tlog.server.errors import CommitError, StartRefusedError
+from tlog.server.storage import Segment
+from tlog.server.storage.database import DURABLE, Upkeep, connect
+from tlog.tile import parse_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = """
+CREATE TABLE segment (
+    first INTEGER PRIMARY KEY CHECK (first >= 0),
+    count INTEGER NOT NULL CHECK (count > 0),
+    entries BLOB NOT NULL,
+    root BLOB NOT NULL CHECK (length(root) = 32),
+    leaf_digest BLOB NOT NULL CHECK (length(leaf_digest) = 32),
+    time_ms INTEGER NOT NULL,
+    keys BLOB NOT NULL
+) STRICT;
+CREATE TRIGGER segment_is_final BEFORE UPDATE ON segment BEGIN SELECT raise(ABORT, 'segments are insert-only'); END;
+CREATE TRIGGER segment_stays BEFORE DELETE ON segment BEGIN SELECT raise(ABORT, 'segments are insert-only'); END;
+"""
+
+_SIZE = "SELECT coalesce((SELECT first + count FROM segment ORDER BY first DESC LIMIT 1), 0)"
+_COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys"
+
+
+class SqliteStorage:
+    """Storage in SQLite; owned by the thread that opened the connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take a connection over that `open_segments` made."""
+        self._connection = connection
+        self._upkeep = Upkeep(connection)
+
+    def append(self, segment: Segment) -> None:
+        """Make a segment durable; see Storage."""
+        row = (segment.first, segment.count, segment.entries, segment.root, segment.leaf_digest, segment.time_ms)
+        try:
+            inserted = self._connection.execute(
+                f"INSERT INTO segment ({_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE ?1 = ({_SIZE})",
+                (*row, segment.keys),
+            ).rowcount
+        except sqlite3.Error as error:
+            raise CommitError(f"the entries could not be stored: {error}") from error
+        if inserted != 1:
+            raise CommitError(f"the stored log does not end at {segment.first}; is another process writing to it?")
+        self._upkeep.wrote(len(segment.entries))
+
+    def size(self) -> int:
+        """Return the number of entries."""
+        (size,) = self._connection.execute(_SIZE).fetchone()
+        return int(size)
+
+    def segment_at(self, index: int) -> Segment | None:
+        """Return the segment that holds an entry."""
+        row = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM segment WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608 — constants
+            (index,),
+        ).fetchone()
+        segment = None if row is None else Segment(*row)
+        return segment if segment is not None and index < segment.end else None
+
+    def entries(self, start: int, end: int) -> list[bytes]:
+        """Return entries [start, end)."""
+        found: list[bytes] = []
+        while start + len(found) < end:
+            at = start + len(found)
+            segment = self.segment_at(at)
+            if segment is None:
+                raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair")
+            found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
+        return found
+
+
+def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """Open log.db.
+
+    Raises:
+        StartRefusedError: It is missing, or is not what this version writes.
+    """
+    return connect(path, SCHEMA, DURABLE, create=create)

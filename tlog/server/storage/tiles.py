@@ -1,0 +1,91 @@
+"""tiles.db: full tiles, full bundles and how far they go. Derived from log.db: it may be lost, and is rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tlog.server.storage.database import DERIVED, Upkeep, connect
+from tlog.tile import TILE_WIDTH, Bundle, Tile
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SCHEMA = """
+CREATE TABLE tile (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL CHECK (length(hashes) = 8192)) STRICT;
+CREATE TABLE bundle (id INTEGER PRIMARY KEY, gzip BLOB NOT NULL) STRICT;
+CREATE TABLE position (id INTEGER PRIMARY KEY CHECK (id = 0), size INTEGER NOT NULL) STRICT;
+INSERT INTO position VALUES (0, 0);
+"""
+
+_LEVEL_BITS = 6  # tile levels are 0 to 63
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What the follower writes in one transaction.
+
+    Attributes:
+        tiles: Full tiles and their hashes, 8,192 bytes each.
+        bundles: Full bundles, gzip-encoded.
+        size: The position after it: a multiple of 256.
+    """
+
+    tiles: list[tuple[Tile, bytes]]
+    bundles: list[tuple[Bundle, bytes]]
+    size: int
+
+
+class TileStore:
+    """Full tiles and bundles in SQLite; owned by the thread that opened the connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take a connection over that `open_tiles` made."""
+        self._connection = connection
+        self._upkeep = Upkeep(connection)
+
+    def position(self) -> int:
+        """Return how many entries the tiles cover: a multiple of 256."""
+        (size,) = self._connection.execute("SELECT size FROM position").fetchone()
+        return int(size)
+
+    def write(self, derived: Derived) -> None:
+        """Add tiles and bundles, which must be new, and move the position, in one transaction."""
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            rows = [(_tile_id(tile), hashes) for tile, hashes in derived.tiles]
+            self._connection.executemany("INSERT INTO tile (id, hashes) VALUES (?, ?)", rows)
+            parts = [(bundle.index, data) for bundle, data in derived.bundles]
+            self._connection.executemany("INSERT INTO bundle (id, gzip) VALUES (?, ?)", parts)
+            self._connection.execute("UPDATE position SET size = ?", (derived.size,))
+        self._upkeep.wrote(sum(len(data) for _, data in rows + parts))
+
+    def tiles(self, tiles: Iterable[Tile]) -> list[bytes | None]:
+        """Return the hashes of full tiles; None for one that is not there."""
+        find = "SELECT hashes FROM tile WHERE id = ?"
+        return [self._find(find, _tile_id(tile)) for tile in tiles]
+
+    def bundle(self, index: int) -> bytes | None:
+        """Return a full bundle, gzip-encoded; None if it is not there."""
+        return self._find("SELECT gzip FROM bundle WHERE id = ?", index)
+
+    def _find(self, statement: str, key: int) -> bytes | None:
+        row = self._connection.execute(statement, (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+
+def _tile_id(tile: Tile) -> int:
+    if tile.width != TILE_WIDTH:
+        raise ValueError("only full tiles are stored")
+    return tile.index << _LEVEL_BITS | tile.level
+
+
+def open_tiles(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """Open tiles.db.
+
+    Raises:
+        StartRefusedError: It is missing, or is not what this version writes.
+    """
+    return connect(path, SCHEMA, DERIVED, create=create)
