@@ -67,8 +67,9 @@ def parse_origin(line: bytes) -> str:
     """Parse the first line of a checkpoint, without its LF.
 
     Raises:
-        FormatError: It is empty or has more than 255 bytes.
+        FormatError: It is not UTF-8, holds a control character, is empty, or has more than 255 bytes.
     """
-    if not 1 <= len(line) <= MAX_NAME_SIZE:
-        raise FormatError(f"an origin has 1 to {MAX_NAME_SIZE} bytes")
+    check_text(line)
+    if not 1 <= len(line) <= MAX_NAME_SIZE or b"\n" in line:
+        raise FormatError(f"an origin has 1 to {MAX_NAME_SIZE} bytes, and stands on one line")
     return line.decode()

@@ -126,9 +126,11 @@ def parse_answer(data: bytes) -> Answer:
         FormatError: Not deterministic CBOR, or a part is missing, unknown, or of another type or length.
     """
     match decode(data):
-        case {"index": index, "leafHash": bytes(leaf), "proof": proof, "checkpoint": bytes(note), **rest}:
+        case {"index": index, "leafHash": bytes(leaf), "proof": proof, "checkpoint": bytes(note), **rest} if (
+            len(leaf) == HASH_SIZE and None not in rest.values()  # what is absent has no key
+        ):
             entry, consistency = rest.pop("entry", None), rest.pop("consistency", None)
-            if not rest and len(leaf) == HASH_SIZE and (entry is None or isinstance(entry, bytes)):
+            if not rest and (entry is None or isinstance(entry, bytes)):
                 return Answer(_size(index), leaf, _hashes(proof), note, entry, _consistency(consistency))
         case _:
             pass
@@ -272,6 +274,6 @@ def _reason(response: Response) -> str:
 
 def _retry_after(response: Response) -> int | None:
     try:
-        return parse_decimal(response.headers.get("retry-after", "").encode())
+        return parse_decimal(response.headers.get("retry-after", "").encode("utf-8", "surrogatepass"))
     except FormatError:
         return None

@@ -77,10 +77,10 @@ def parse_policy(data: bytes) -> Policy:
         match items:
             case []:
                 pass
-            case [first, *_] if line.startswith(b"#") or first.startswith(b"#"):
+            case [first, *_] if first.startswith(b"#"):
                 pass
             case [b"log", vkey] | [b"log", vkey, _]:
-                logs.append(parse_vkey(vkey.decode("utf-8", "replace")))
+                logs.append(parse_vkey(vkey.decode("utf-8", "surrogateescape")))
             case [b"quorum", b"none"]:
                 quorums += 1
             case [b"witness" | b"group" | b"quorum", *_]:

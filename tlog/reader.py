@@ -97,9 +97,12 @@ def read_hashes(head: Checkpoint, nodes: Iterable[Node], cache: TileCache | None
 
     Raises:
         FormatError: A tile has another length than asked for.
+        ValueError: A node is not a complete subtree of the head's tree.
         VerificationError: A tile does not lead to the root of the head.
     """
     wanted = list(nodes)
+    if not all(0 <= index < head.size >> level for level, index in wanted):
+        raise ValueError(f"not all nodes are complete in a tree of size {head.size}")
     tiles = _tiles_to_verify(head.size, wanted)
     cached = {tile: data for tile in tiles if cache and (data := cache.get(tile)) is not None}
     if cached and cache:
@@ -162,6 +165,7 @@ def read_root(head: Checkpoint, size: int, cache: TileCache | None = None) -> Re
 
     Raises:
         FormatError: A tile has another length than asked for.
+        ValueError: The size is negative or above head.size.
         VerificationError: A tile does not lead to the root of the head.
     """
     if size == 0:
@@ -175,6 +179,7 @@ def read_inclusion_proof(head: Checkpoint, index: int, cache: TileCache | None =
 
     Raises:
         FormatError: A tile has another length than asked for.
+        ValueError: The index is negative or not below head.size.
         VerificationError: A tile does not lead to the root of the head.
     """
     hashes = yield from read_hashes(head, inclusion_nodes(index, head.size), cache)
@@ -186,6 +191,7 @@ def read_consistency_proof(head: Checkpoint, old_size: int, cache: TileCache | N
 
     Raises:
         FormatError: A tile has another length than asked for.
+        ValueError: The old size is negative or above head.size.
         VerificationError: A tile does not lead to the root of the head.
     """
     hashes = yield from read_hashes(head, consistency_nodes(old_size, head.size), cache)
@@ -199,7 +205,10 @@ def read_bundles(start: int, end: int, size: int) -> Reading[list[bytes]]:
 
     Raises:
         FormatError: A bundle breaks its form.
+        ValueError: Not 0 ≤ start ≤ end ≤ size.
     """
+    if not 0 <= start <= end <= size:
+        raise ValueError(f"entries [{start}, {end}) are not in a log of size {size}")
     numbers = range(start // TILE_WIDTH, -(-end // TILE_WIDTH))
     bundles = tuple(Bundle(number, width_at(0, number, size)) for number in numbers)
     answers = (yield ReadBundles(bundles)) if bundles else []
@@ -215,6 +224,7 @@ def read_entries(head: Checkpoint, start: int, end: int, cache: TileCache | None
 
     Raises:
         FormatError: A bundle or a tile breaks its form.
+        ValueError: Not 0 ≤ start ≤ end ≤ head.size.
         VerificationError: A tile does not lead to the head, or an entry is not the one in the tree: its index is named.
     """
     entries = yield from read_bundles(start, end, head.size)

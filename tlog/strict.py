@@ -91,7 +91,11 @@ def check_name(name: str) -> None:
     Raises:
         FormatError: It is, or does.
     """
-    if not 1 <= len(name.encode("utf-8", "surrogateescape")) <= MAX_NAME_SIZE:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:  # the surrogates that stand for junk bytes on a command line
+        raise FormatError("a key name is not UTF-8") from error
+    if not 1 <= size <= MAX_NAME_SIZE:
         raise FormatError(f"a key name has 1 to {MAX_NAME_SIZE} bytes")
     if any(char == "+" or char.isspace() or char < " " for char in name):
         raise FormatError(f"not a key name: {name[:40]!r}")

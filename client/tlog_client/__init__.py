@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tlog_client.log import Added, AsyncLog, Fetched, Log
     from tlog_client.run import OptionError
-    from tlog_client.trust import ForkProvenError, StateError
+    from tlog_client.state import ForkProvenError, StateError
 
 __all__ = ["Added", "AsyncLog", "Fetched", "ForkProvenError", "Log", "OptionError", "StateError"]
 
-_HOMES = {"OptionError": "run", "ForkProvenError": "trust", "StateError": "trust"}
+_HOMES = {"OptionError": "run", "ForkProvenError": "state", "StateError": "state"}
 
 
 def __getattr__(name: str) -> object:

@@ -24,7 +24,8 @@ from tlog.merkle import leaf_hash, verify_inclusion
 from tlog.policy import Policy
 from tlog.tile import MAX_ENTRY_SIZE
 from tlog_client.run import AsyncRunner, OptionError, SyncRunner
-from tlog_client.trust import Trust, default_state_dir
+from tlog_client.state import default_state_dir
+from tlog_client.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from tlog.proof import TlogProof
 
 DEFAULT_STATE_DIR = "$XDG_STATE_HOME/treehead"
-"""Stands for what `tlog_client.trust.default_state_dir` returns."""
+"""Stands for what `tlog_client.state.default_state_dir` returns."""
 
 _MAX_INDEX = (1 << 63) - 2
 
@@ -144,7 +145,7 @@ class AsyncLog:
         Args:
             url: Address of the log, http or https.
             policy: The log's vkey, or a policy; never fetched from the log.
-            state_dir: Folder in which trust is kept; None keeps it in memory, and then the past is trusted anew each time.
+            state_dir: Folder in which trust is kept; None keeps it in memory only: each time the past is trusted anew.
             token: Bearer token.
             clock: Seconds that only grow.
 

@@ -66,7 +66,7 @@ def parse_url(url: str) -> str:
         raise OptionError("the URL of a log begins with http:// or https:// and names a host")
     if "@" in parts.netloc:
         raise OptionError("the URL of a log holds no credentials; give a token instead")
-    if "?" in url or "#" in url or any(char <= " " or char == "\\" or char == "\x7f" for char in url):
+    if "?" in url or "#" in url or any(char <= " " or char in "\\\x7f" for char in url):
         raise OptionError("the URL of a log has no query, no fragment and no white space")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/"
 
@@ -194,6 +194,7 @@ class AsyncRunner:
     async def _send(self, requests: list[Request]) -> list[Response]:
         """Return the response to each request, in order; the first failure ends the others."""
         import asyncio  # noqa: PLC0415  # verifying offline needs none of this
+
         import aiohttp  # noqa: PLC0415  # as above
 
         if self._session is None:

@@ -1,110 +1,37 @@
-"""What this client trusts of a log, and how that outlives the process; the network is somebody else's.
+"""What this client trusts of a log, and when it raises an alarm; neither disk nor network is touched here.
 
-    <state_dir>/<SHA-256 of the origin, hex>.json           trust
-    <state_dir>/<the same>.monitor.json                     what a monitor has checked
-    <state_dir>/evidence/<the same>/fork-…/*.checkpoint     both notes of a fork
-
-A state file is JSON: format, origin, pinned vkeys, the newest accepted head's signed note in base64, and a checksum over
-the rest. What cannot be read is an error, never a first use: otherwise whoever damages a file could start a new history.
-
-**The rules.** Trust is the largest head that was accepted. A larger head must be consistent with it, and replaces it. A
-smaller one must be consistent too, never moves trust back, and is no alarm: answers overtake each other. Two heads of
-one size with different roots are a fork. So are two heads where the tiles that lead to the larger one hold another root
-for the smaller one. Tiles that lead nowhere prove nothing about the heads.
-
-**The order of a save**, under an operating-system lock:
-
-1. the file still holds what this process last saw; otherwise another one saved, and its head is checked first
-2. write beside it, fsync
-3. rename, fsync the folder
+Trust is the largest head that was accepted. A larger head must be consistent with it, and replaces it. A smaller one
+must be consistent too, never moves trust back, and is no alarm: answers overtake each other. Two heads of one size with
+different roots are a fork. So are two heads where the tiles that lead to the larger one hold another root for the
+smaller one. Tiles that lead nowhere prove nothing about the heads.
 
 Flows of one client interleave, so trust is read anew after every yield.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-import tempfile
 import time
-from base64 import b64encode
 from collections import deque
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlog.errors import CouldNotCheckError, FormatError, ForkError, TreeheadError, VerificationError
+from tlog.errors import CouldNotCheckError, ForkError, VerificationError
 from tlog.fetch import over_http
 from tlog.merkle import verify_consistency
-from tlog.note import parse_vkey
-from tlog.policy import Policy
 from tlog.reader import TileCache, read_root
-from tlog.strict import parse_base64
+from tlog_client.state import Signed, StateFile, origin_of, prove_fork, state_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tlog.checkpoint import Checkpoint
     from tlog.fetch import Fetching
+    from tlog.policy import Policy
 
 SAVE_INTERVAL = 1.0
 """Seconds between two saves of trust, at least."""
 
-_FORMAT = "treehead/{}/v1"
 _REMEMBERED = 64  # accepted heads that need no second check
-
-
-class StateError(TreeheadError):
-    """A state file that cannot be used; the message says what to do."""
-
-
-class ForkProvenError(ForkError):
-    """A fork, with both notes saved.
-
-    Attributes:
-        evidence: The folder that holds `first.checkpoint` and `second.checkpoint`; None where nothing could be saved.
-    """
-
-    def __init__(self, message: str, *, first: bytes, second: bytes, evidence: Path | None) -> None:
-        """Keep where the evidence is."""
-        super().__init__(message, first=first, second=second)
-        self.evidence = evidence
-        self.add_note(f"evidence: {evidence or 'not saved; it is in the attributes first and second'}")
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A head and what proves that the log said so.
-
-    Attributes:
-        head: The checkpoint.
-        note: Its signed note, as received.
-    """
-
-    head: Checkpoint
-    note: bytes
-
-
-def default_state_dir() -> Path:
-    """Return $XDG_STATE_HOME/treehead, or ~/.local/state/treehead."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if home.startswith("/") else Path.home() / ".local" / "state") / "treehead"
-
-
-def origin_of(policy: Policy) -> str:
-    """Return the one origin that a policy names.
-
-    Raises:
-        StateError: It names none, or several.
-    """
-    origins = sorted({verifier.name for verifier in policy.logs})
-    if len(origins) != 1:
-        raise StateError(f"state is kept for one log; the policy names {len(origins)}: use one with a single origin")
-    return origins[0]
 
 
 def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fetching[None]:
@@ -125,209 +52,6 @@ def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fe
             first=old.note,
             second=new.note,
         )
-
-
-# Files.
-
-
-@contextmanager
-def locked(path: Path, busy: str = "") -> Iterator[None]:
-    """Hold an operating-system lock, which dies with the process; wait for it unless a message for its holder is given.
-
-    Raises:
-        StateError: Somebody else holds it, or the file cannot be made.
-    """
-    with _explained(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise StateError(busy) from None
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StateError(
-            f"cannot use {path}: {error.strerror}; make it accessible, or pass another --state-dir"
-        ) from error
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 and make its bytes durable; its name is not yet."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(handle)
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """What a state file held.
-
-    Attributes:
-        data: The file, byte for byte.
-        vkeys: The pinned keys.
-        signed: The head.
-        more: The fields that only one kind of state has.
-    """
-
-    data: bytes
-    vkeys: tuple[str, ...]
-    signed: Signed
-    more: dict[str, list[str]]
-
-
-class StateFile:
-    """One state file, exchanged by compare-and-swap."""
-
-    def __init__(self, path: Path, kind: str, policy: Policy) -> None:
-        """Name a file, the kind of state in it, and the keys that must be pinned there."""
-        self.path = path
-        self._kind = _FORMAT.format(kind)
-        self._policy = policy
-        self._origin = origin_of(policy)
-        self._vkeys = tuple(verifier.vkey for verifier in policy.logs)
-        self._seen: bytes | None = None
-
-    def load(self) -> Saved | None:
-        """Return what the file holds, None where there is none.
-
-        Raises:
-            StateError: It cannot be read, or was made for other keys.
-        """
-        with _explained(self.path):
-            try:
-                data = self.path.read_bytes()
-            except FileNotFoundError:
-                return None
-        try:
-            saved = self._parse(data)
-        except (TreeheadError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise StateError(
-                f"{self.path} is damaged or of another version; restore it from a backup, pass another --state-dir, or "
-                "remove that file on purpose: then the log's past is trusted anew"
-            ) from error
-        if missing := [verifier.vkey for verifier in self._policy.logs if verifier.vkey not in saved.vkeys]:
-            raise StateError(
-                f"{missing[0]} is not among the keys pinned in {self.path}; adding a key is an explicit act: pass "
-                "another --state-dir, or remove that file on purpose"
-            )
-        return saved
-
-    def adopt(self, saved: Saved | None) -> None:
-        """Take note that what was loaded is known, and checked, so that the next save may replace it."""
-        self._seen = saved.data if saved else None
-        self._vkeys = saved.vkeys if saved else self._vkeys
-
-    def save(self, signed: Signed, **more: list[str]) -> bool:
-        """Replace the file, durably; return False, and do nothing, where somebody else changed it.
-
-        Raises:
-            StateError: It cannot be written.
-        """
-        fields = {
-            "format": self._kind,
-            "note": b64encode(signed.note).decode(),
-            "origin": self._origin,
-            "vkeys": list(self._vkeys),
-            **more,
-        }
-        data = _format_state(fields)
-        with locked(self.path.with_name(self.path.name + ".lock")), _explained(self.path):
-            if (self.path.read_bytes() if self.path.exists() else None) != self._seen:
-                return False
-            fresh = self.path.with_name(self.path.name + ".new")
-            _write(fresh, data)
-            fresh.replace(self.path)
-            _sync_folder(self.path.parent)
-        self._seen = data
-        return True
-
-    def _parse(self, data: bytes) -> Saved:
-        fields = _parse_state(data)
-        if fields.pop("format") != self._kind or fields.pop("origin") != self._origin:
-            raise FormatError("the state of another log, or of another version")
-        note, vkeys = fields.pop("note"), fields.pop("vkeys")
-        if not isinstance(note, str) or not isinstance(vkeys, list):
-            raise FormatError("a field of another type")
-        signed = parse_base64(note.encode())
-        head = Policy(tuple(parse_vkey(vkey) for vkey in vkeys)).open_checkpoint(signed)
-        more = {name: value for name, value in fields.items() if isinstance(value, list)}
-        return Saved(data, tuple(vkeys), Signed(head, signed), more)
-
-
-def _format_state(fields: Mapping[str, str | list[str]]) -> bytes:
-    rest = json.dumps(fields, indent=1, sort_keys=True)
-    return (
-        json.dumps({**fields, "checksum": sha256(rest.encode()).hexdigest()}, indent=1, sort_keys=True).encode() + b"\n"
-    )
-
-
-def _parse_state(data: bytes) -> dict[str, str | list[str]]:
-    fields = json.loads(data)
-    if not isinstance(fields, dict):
-        raise FormatError("not an object")
-    del fields["checksum"]
-    if _format_state(fields) != data:
-        raise FormatError("the checksum does not fit")
-    return fields
-
-
-def state_path(state_dir: Path, origin: str, ending: str) -> Path:
-    """Return the path of a file that belongs to an origin."""
-    return state_dir / (sha256(origin.encode()).hexdigest() + ending)
-
-
-def prove_fork(error: ForkError, state_dir: Path | None, heads: Sequence[Checkpoint]) -> ForkProvenError:
-    """Save both notes of a fork, durably and never over others, and return the error that says where."""
-    evidence, trouble = None, ""
-    try:
-        if state_dir is not None:
-            evidence = _save_evidence(error, state_dir, heads)
-    except OSError as failure:
-        trouble = f" (the evidence could not be saved: {failure.strerror})"
-    return ForkProvenError(f"{error}{trouble}", first=error.first, second=error.second, evidence=evidence)
-
-
-def _save_evidence(error: ForkError, state_dir: Path, heads: Sequence[Checkpoint]) -> Path:
-    mark = sha256(error.first + error.second).hexdigest()[:8]
-    parent = state_path(state_dir / "evidence", heads[0].origin, "")
-    folder = parent / f"fork-{heads[0].size}-{heads[1].size}-{mark}"
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not folder.exists():
-        fresh = Path(tempfile.mkdtemp(dir=parent, prefix="."))
-        try:
-            _write(fresh / "first.checkpoint", error.first)
-            _write(fresh / "second.checkpoint", error.second)
-            _sync_folder(fresh)
-            fresh.rename(folder)  # fails where another process was first: its folder is not empty
-        except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if not folder.exists():
-                raise
-        for path in (parent, parent.parent, state_dir):
-            _sync_folder(path)
-    return folder
-
-
-# Trust.
 
 
 class Trust:

@@ -76,6 +76,7 @@ def _fill(draft: Path, signer: Signer, now_ms: int, checkpoints: Path | None) ->
     vkey = signer.verifier.vkey
     config = Config(1, signer.verifier.name, vkey, checkpoints=str(checkpoints or _CHECKPOINTS))
     write_key(draft / "key", signer)
+    (draft / "vkey").write_text(f"{vkey}\n")
     (draft / CONFIG_NAME).write_text(format_config(config))
     note = sign_note(Checkpoint(config.origin, 0, EMPTY_ROOT).format(), [signer])
     empty = SignedHead(config.origin, 0, 0, EMPTY_ROOT, note)

@@ -60,19 +60,22 @@ class ServedLog:
         """Return whether the log takes entries and signs them in time. An idle log does."""
         return not (self.closing or self._failed or self._sequencer.is_late())
 
-    async def prove_inclusion(self, index: int, size: int, leaf: bytes | None = None) -> tuple[bytes, list[bytes]]:
+    async def prove_inclusion(
+        self, index: int, size: int, leaf: bytes | None = None, head: SignedHead | None = None
+    ) -> tuple[bytes, list[bytes]]:
         """Return the leaf hash of an entry and its inclusion proof in the tree of a size, verified.
 
         Args:
             index: Index of the entry.
             size: Size of the tree, at most the signed one.
             leaf: The leaf hash that must be proven; None takes the one in the tree.
+            head: The signed head that must confirm it; None takes the served one.
 
         Raises:
             NotFoundError: The index is not below the size, or the size is not signed yet.
             DamageError: What is stored does not lead to the signed root.
         """
-        head = self.head
+        head = head or self.head
         if not index < size <= head.size:
             raise NotFoundError(f"no signed tree of size {size} with an entry {index}")
         nodes = [(0, index), *inclusion_nodes(index, size)]
@@ -85,14 +88,14 @@ class ServedLog:
             raise DamageError(str(error)) from error
         return stored, proof
 
-    async def prove_consistency(self, old_size: int, new_size: int) -> list[bytes]:
-        """Return the consistency proof between two sizes, verified.
+    async def prove_consistency(self, old_size: int, new_size: int, head: SignedHead | None = None) -> list[bytes]:
+        """Return the consistency proof between two sizes, verified up to a signed head, by default the served one.
 
         Raises:
             NotFoundError: Not 0 ≤ old ≤ new ≤ the signed size.
             DamageError: What is stored does not lead to the signed root.
         """
-        head = self.head
+        head = head or self.head
         if not 0 <= old_size <= new_size <= head.size:
             raise NotFoundError(f"no signed trees of sizes {old_size} and {new_size}, in this order")
         proof = consistency_proof(old_size, new_size, await self.tree.hashes(consistency_nodes(old_size, new_size)))
@@ -113,7 +116,7 @@ class ServedLog:
         """
         head = self.head
         entry = await self.tree.entry(index)
-        leaf, proof = await self.prove_inclusion(index, head.size, leaf_hash(entry))
+        leaf, proof = await self.prove_inclusion(index, head.size, leaf_hash(entry), head)
         return entry, leaf, proof, head
 
     async def _root(self, size: int, head: SignedHead) -> bytes:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,6 @@ from tlog.server.tree import stored_hashes
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Tile, parse_bundle
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
@@ -165,9 +165,11 @@ def _open_truth(config: Config, signer: Signer, connection: sqlite3.Connection) 
         _check_head(head, signer)
         tail = _check_data(storage, head)
         newest = storage.segment_at(storage.size() - 1)
-    except TreeheadError:
+    except (TreeheadError, sqlite3.Error) as error:
         checkpoints.close()
-        raise
+        if isinstance(error, StartRefusedError):
+            raise
+        raise StartRefusedError(f"the log cannot be read: {error}; see: tlogd repair") from error
     return _Truth(storage, checkpoints, head, tail, newest.time_ms if newest else 0)
 
 
@@ -239,28 +241,36 @@ def _remove_tiles(path: Path) -> None:
 
 
 async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> tuple[Edge, Overlay, Follower] | None:
-    """Bring the tiles of a store up to the signed head; None if they are not of its tree."""
-    store = await thread.run(TileStore)
+    """Bring the tiles of a store up to the signed head; None if they are damaged, or not of its tree."""
     try:
+        store = await thread.run(TileStore)
         overlay = await thread.run(partial(_open_overlay, store))
-    except DamageError:
+        position = overlay.position
+        follower = Follower(thread, store, overlay)
+        edge = await _catch_up(writer, truth, overlay, follower)
+        if (edge.size, edge.root()) != (truth.head.size, truth.head.root):
+            return None
+        await _check_recent(writer, truth, thread, store, position)
+    except (DamageError, sqlite3.Error) as error:
+        log.warning("tiles.damaged", reason=str(error))
         return None
-    position, size = overlay.position, truth.head.size
-    follower = Follower(thread, store, overlay)
-    edge = Edge(position)
-    edge = Edge(position, tuple(overlay.hash_of(node) or b"" for node in edge.nodes()))
+    return edge, overlay, follower
+
+
+async def _catch_up(writer: Database, truth: _Truth, overlay: Overlay, follower: Follower) -> Edge:
+    """Read the entries from the position of the tiles up to the signed head, and return the edge of their tree."""
+    start, size = overlay.position, truth.head.size
+    edge = Edge(start)
+    edge = Edge(start, tuple(overlay.hash_of(node) or b"" for node in edge.nodes()))
     while edge.size < size:
         entries = await writer.run(partial(_read_entries, truth, edge.size, min(size, edge.size + CHUNK)))
         growth = extend(edge, [leaf_hash(entry) for entry in entries])
         overlay.extend(growth, entries)
         edge = growth.new
         await follower.catch_up()
-        if size - position > CHUNK:
+        if size - start > CHUNK:
             log.info("tiles.building", entries=edge.size, of=size)
-    if (edge.size, edge.root()) != (size, truth.head.root):
-        return None
-    await _check_recent(writer, truth, thread, store, position)
-    return edge, overlay, follower
+    return edge
 
 
 def _open_overlay(store: TileStore, _: object) -> Overlay:
@@ -276,7 +286,7 @@ def _open_overlay(store: TileStore, _: object) -> Overlay:
 def _read_entries(truth: _Truth, start: int, end: int, _: object) -> list[bytes]:
     try:
         return truth.storage.entries(start, end)
-    except TreeheadError as error:
+    except (TreeheadError, sqlite3.Error) as error:
         raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
 
 

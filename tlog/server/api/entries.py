@@ -39,11 +39,12 @@ async def post_entry(request: web.Request) -> web.Response:
     have = _have(request)
     placed = await _add(request)
     log = request.app[LOG]
-    _, proof = await log.prove_inclusion(placed.index, placed.head.size, placed.leaf_hash)
+    head = placed.head
+    _, proof = await log.prove_inclusion(placed.index, head.size, placed.leaf_hash, head)
     consistency = None
-    if 0 < have <= placed.head.size:
-        consistency = (have, tuple(await log.prove_consistency(have, placed.head.size)))
-    answer = Answer(placed.index, placed.leaf_hash, tuple(proof), placed.head.note, consistency=consistency)
+    if 0 < have <= head.size:
+        consistency = (have, tuple(await log.prove_consistency(have, head.size, head)))
+    answer = Answer(placed.index, placed.leaf_hash, tuple(proof), head.note, consistency=consistency)
     return _fresh(_encode(answer, media_type, status=201))
 
 
