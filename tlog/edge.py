@@ -63,7 +63,7 @@ class Growth:
         """
         level, index = node
         offset = index - (self.old.size >> level)
-        if 0 <= level < len(self.levels) and 0 <= offset < len(self.levels[level]):
+        if level < len(self.levels) and 0 <= offset < len(self.levels[level]):
             return self.levels[level][offset]
         return dict(zip(self.old.nodes(), self.old.peaks, strict=True))[node]
 

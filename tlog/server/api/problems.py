@@ -78,7 +78,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         return _of_http(error)
     except ConnectionResetError:
-        raise  # the client is gone: there is nobody to answer
+        return problem(400, "bad-request", "The body was cut off")  # the client is gone: nobody reads this
     except Exception as error:
         log.exception("request.failed", method=request.method, error=type(error).__name__)
         return problem(500, "internal", "The server has a defect")

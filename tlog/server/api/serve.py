@@ -95,9 +95,19 @@ def exit_stopped(error: BaseException) -> NoReturn:
     os._exit(STOPPED)
 
 
+class _Bridge(logging.Handler):
+    """Turns what aiohttp logs into one event each: no traceback, and nothing that a client sent."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        log.warning("http.refused", error=kind.__name__ if kind else record.levelname)
+
+
 def configure_logging() -> None:
     """Write one event a line to standard error: JSON, or in colour on a terminal."""
     terminal = sys.stderr.isatty()
+    library = logging.getLogger("aiohttp")
+    library.handlers, library.propagate = [_Bridge()], False
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
