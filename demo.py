@@ -62,7 +62,7 @@ def main() -> None:
             console.print(f"\n[bold red]The demo failed:[/] {error}")
             raise SystemExit(1) from error
     console.print(f"\n[bold green]All as it should be[/], in {time.monotonic() - started:.0f} s. Go on by hand:\n")
-    console.print(GO_ON, markup=False)
+    console.print(GO_ON, markup=False, soft_wrap=True)
 
 
 GO_ON = """\
@@ -101,7 +101,10 @@ def run_demo(folder: Path, entries: int) -> None:
     step("So the operator rebuilds the whole log around the change, and signs it with the real key")
     forge(folder / "log", folder / "forged", index)
     with served(folder / "forged") as url:
-        console.print("[dim]The forged log starts: in itself it is consistent. But somebody has seen the real one:[/]")
+        console.print(
+            "[dim]The forged log starts: in itself it is consistent. But somebody has seen the real one:[/]",
+            soft_wrap=True,
+        )
         user.tlog("monitor", "--once", "--log", url, expect=4)
         user.show_evidence()
 
@@ -139,7 +142,7 @@ class User:
             raise DemoError(f"two signed heads should be kept as evidence, not {len(notes)}")
         console.print("[dim]Two signed heads that cannot both be true, kept as evidence:[/]\n")
         for note in notes:
-            console.print(note.read_text(), markup=False)
+            console.print(note.read_text(), markup=False, soft_wrap=True)
 
 
 async def add_entries(url: str, vkey: str, state: Path, count: int) -> None:
@@ -262,7 +265,7 @@ def run(command: Sequence[str | Path], expect: int, hide: Sequence[str | Path] =
 
 def step(title: str) -> None:
     """Say what comes next."""
-    console.print(f"\n[bold]{title}[/]")
+    console.print(f"\n[bold]{title}[/]", soft_wrap=True)
 
 
 def show(command: Sequence[str | Path]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
+
+EXTRA = ("aiohttp", "aiosqlite", "click", "isal", "msgspec", "structlog", "uvloop")
+"""What the extra `server` brings, as import packages."""
 
 
 def main() -> None:
     """Run `tlogd`."""
-    try:
-        from tlog.server.cli import run
-    except ModuleNotFoundError as error:
-        print(f"tlogd: {error.name} is missing; install: pip install 'treehead[server]'", file=sys.stderr)  # noqa: T201 — as said
-        raise SystemExit(1) from None
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        print(f"tlogd: {missing[0]} is missing; install: pip install 'treehead[server]'", file=sys.stderr)  # noqa: T201 — as said
+        raise SystemExit(1)
+
+    from tlog.server.cli import run
+
     run()
