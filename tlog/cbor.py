@@ -25,7 +25,7 @@ MAX_DEPTH = 16
 _INT_LIMIT = 2**64
 
 
-def _refuse_tag(_: object) -> Never:
+def _refuse_tag(_content: object, _immutable: object) -> Never:
     raise FormatError("tags are outside the CBOR profile")
 
 

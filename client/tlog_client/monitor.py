@@ -15,6 +15,8 @@ raises an alarm.
 from __future__ import annotations
 
 import asyncio
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,11 +26,21 @@ from tlog.fetch import fetch_checkpoint, over_http
 from tlog.merkle import leaf_hash
 from tlog.reader import TileCache, read_bundles, read_entries, read_root
 from tlog.tile import TILE_WIDTH
-from tlog_client.state import Signed, StateError, StateFile, locked, origin_of, prove_fork, state_path
+from tlog_client.state import (
+    BadEntryError,
+    Saved,
+    Signed,
+    StateError,
+    StateFile,
+    locked,
+    origin_of,
+    prove_fork,
+    state_path,
+)
 from tlog_client.trust import check_growth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -42,10 +54,6 @@ BUNDLES = 64
 
 MAX_DELAY = 300.0
 """Most seconds between two rounds after failures."""
-
-
-class BadEntryError(VerificationError):
-    """An entry that is served is not the one in the signed tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +103,18 @@ class Monitor:
         """
         saved = self._file.load()
         if saved:
-            try:
-                edge = Edge(saved.signed.head.size, tuple(bytes.fromhex(peak) for peak in saved.more.get("peaks", [])))
-                is_whole = len(edge.peaks) == edge.size.bit_count() and edge.root() == saved.signed.head.root
-            except ValueError:
-                is_whole = False
-            if not is_whole:
-                raise StateError(f"{self._path} does not fit its own head; restore it from a backup, or remove it")
-            self._known, self._edge = saved.signed, edge
+            self._known, self._edge = saved.signed, self._edge_of(saved)
         self._file.adopt(saved)
+
+    def _edge_of(self, saved: Saved) -> Edge:
+        size = saved.signed.head.size
+        try:
+            edge = Edge(size, tuple(bytes.fromhex(peak) for peak in saved.more.get("peaks", [])))
+        except ValueError:
+            edge = Edge()
+        if len(edge.peaks) != size.bit_count() or edge.root() != saved.signed.head.root:
+            raise StateError(f"{self._path} does not fit its own head; restore it, or remove it on purpose")
+        return edge
 
     def alone(self) -> AbstractContextManager[None]:
         """Keep other monitors of this log with this state away, until the context ends.
@@ -185,10 +196,10 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
 async def watch(
     runner: AsyncRunner,
     monitor: Monitor,
-    interval: float,
+    interval: float | None,
     report: Callable[[Round | VerificationError | CouldNotCheckError], None],
 ) -> None:
-    """Do a round each `interval` seconds, less often after failures, until cancelled.
+    """Do a round each `interval` seconds, less often after failures, until cancelled; without an interval, do one.
 
     Raises:
         StateError: The state cannot be written.
@@ -203,5 +214,19 @@ async def watch(
             report(error)
             failures += 1
             asked = (error.retry_after or 0) if isinstance(error, PushbackError) else 0
+        if interval is None:
+            return
         delay = min(interval * 2 ** min(failures, 16), max(interval, MAX_DELAY))
         await asyncio.sleep(max(delay, min(asked, MAX_DELAY)))
+
+
+async def stoppable(work: Coroutine[None, None, None]) -> bool:
+    """Run until the end, or until SIGTERM or SIGINT; say whether it was the end."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+        return True
+    return False

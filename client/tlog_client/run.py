@@ -1,7 +1,8 @@
 """Runners: they drive the flows of `tlog.fetch` over real sockets, and never look into what they carry.
 
 A flow yields a list of requests and is sent the list of responses; a failure to get one of them is thrown into the
-flow. `AsyncRunner` works over aiohttp, `SyncRunner` over urllib3; each library is imported when its runner first sends.
+flow. An empty list means that it waits for another flow of the same client. `AsyncRunner` works over aiohttp,
+`SyncRunner` over urllib3; each library is imported when its runner is first used.
 
 No redirect is followed, no cookie is kept, no proxy is taken from the environment, and no more of a body is kept than
 its request has use for, counted after decompression.
@@ -159,6 +160,7 @@ class AsyncRunner:
         self._base = parse_url(url)
         self._headers = _headers(token)
         self._session: aiohttp.ClientSession | None = None  # made where a loop runs
+        self._ended: asyncio.Event | None = None  # set when the next flow ends
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,23 +175,31 @@ class AsyncRunner:
             self._session = None
 
     async def run(self, flow: Fetching[T]) -> T:
-        """Run a flow to its end.
+        """Run a flow to its end. Where it asks for nothing, it waits until another flow has ended.
 
         Raises:
             TreeheadError: Whatever the flow raises.
         """
-        with closing(flow):
-            try:
-                requests = next(flow)
-                while True:
-                    try:
-                        responses = await self._send(requests)
-                    except UnavailableError as error:
-                        requests = flow.throw(error)
-                    else:
-                        requests = flow.send(responses)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+        try:
+            return await self._run(flow)
+        finally:
+            flow.close()
+            if self._ended is not None:
+                self._ended.set()
+                self._ended = None
+
+    async def _run(self, flow: Fetching[T]) -> T:
+        try:
+            requests = next(flow)
+            while True:
+                try:
+                    responses = await self._send(requests)
+                except UnavailableError as error:
+                    requests = flow.throw(error)
+                else:
+                    requests = flow.send(responses)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
 
     async def _send(self, requests: list[Request]) -> list[Response]:
         """Return the response to each request, in order; the first failure ends the others."""
@@ -197,6 +207,10 @@ class AsyncRunner:
 
         import aiohttp  # noqa: PLC0415  # as above
 
+        if not requests:
+            self._ended = self._ended or asyncio.Event()
+            await self._ended.wait()
+            return []
         if self._session is None:
             self._session = _open_session(aiohttp, self._headers)
         limit = asyncio.Semaphore(MAX_REQUESTS)

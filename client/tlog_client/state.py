@@ -28,7 +28,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlog.errors import ForkError, FormatError, TreeheadError
+from tlog.errors import ForkError, FormatError, TreeheadError, VerificationError
 from tlog.note import parse_vkey
 from tlog.policy import Policy
 from tlog.strict import parse_base64
@@ -43,6 +43,10 @@ _FORMAT = "treehead/{}/v1"
 
 class StateError(TreeheadError):
     """A state file that cannot be used; the message says what to do."""
+
+
+class BadEntryError(VerificationError):
+    """An entry that is served is not the one in the signed tree."""
 
 
 class ForkProvenError(ForkError):

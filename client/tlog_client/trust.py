@@ -1,24 +1,27 @@
-"""What this client trusts of a log, and when it raises an alarm; neither disk nor network is touched here.
+"""What this client trusts of a log, and when it raises an alarm.
 
 Trust is the largest head that was accepted. A larger head must be consistent with it, and replaces it. A smaller one
 must be consistent too, never moves trust back, and is no alarm: answers overtake each other. Two heads of one size with
 different roots are a fork. So are two heads where the tiles that lead to the larger one hold another root for the
 smaller one. Tiles that lead nowhere prove nothing about the heads.
 
-Flows of one client interleave, so trust is read anew after every yield.
+Flows of one client interleave. What an answer proves by itself is settled at once. For the rest one flow at a time
+reads tiles, for its own head and for all that wait, while the others yield empty lists of requests. So trust moves only
+while nobody reads, or by the one who does, and a burst costs one check.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from tlog.errors import CouldNotCheckError, ForkError, VerificationError
+from tlog.errors import CouldNotCheckError, ForkError, FormatError, VerificationError
 from tlog.fetch import over_http
-from tlog.merkle import verify_consistency
-from tlog.reader import TileCache, read_root
-from tlog_client.state import Signed, StateFile, origin_of, prove_fork, state_path
+from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root, verify_consistency
+from tlog.reader import TileCache, read_hashes, read_root
+from tlog_client.state import ForkProvenError, Signed, StateFile, origin_of, prove_fork, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +30,12 @@ if TYPE_CHECKING:
     from tlog.checkpoint import Checkpoint
     from tlog.fetch import Fetching
     from tlog.policy import Policy
+    from tlog.reader import Reading
 
 SAVE_INTERVAL = 1.0
 """Seconds between two saves of trust, at least."""
 
-_REMEMBERED = 64  # accepted heads that need no second check
+_REMEMBERED = 256  # accepted heads that need no second check
 
 
 def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fetching[None]:
@@ -47,11 +51,12 @@ def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fe
     if new.head.size != old.head.size:
         root = yield from over_http(read_root(new.head, old.head.size, cache))
     if root != old.head.root:
-        raise ForkError(
-            f"{new.head.origin} signed two trees: heads of size {old.head.size} and {new.head.size} exclude each other",
-            first=old.note,
-            second=new.note,
-        )
+        raise _fork(old, new)
+
+
+def _fork(old: Signed, new: Signed) -> ForkError:
+    message = f"{new.head.origin} signed two trees: sizes {old.head.size} and {new.head.size} exclude each other"
+    return ForkError(message, first=old.note, second=new.note)
 
 
 class Trust:
@@ -83,9 +88,12 @@ class Trust:
             self._file.adopt(saved)
         self.trusted: Signed | None = saved.signed if saved else None
         self.cache = TileCache()
+        self._opened: Signed | None = None
         self._saved = self.trusted
         self._saved_at = float("-inf")
         self._accepted: deque[tuple[int, bytes]] = deque(maxlen=_REMEMBERED)
+        self._waiting: dict[tuple[int, bytes], Signed] = {}
+        self._is_checking = False
 
     @property
     def size(self) -> int:
@@ -99,7 +107,9 @@ class Trust:
             FormatError: The note breaks its form.
             VerificationError: Another origin, or a signature that is missing or does not hold.
         """
-        return Signed(self._policy.open_checkpoint(note), note)
+        if self._opened is None or self._opened.note != note:  # answers that come side by side share a head
+            self._opened = Signed(self._policy.open_checkpoint(note), note)
+        return self._opened
 
     def accept(self, new: Signed, proof: tuple[int, Sequence[bytes]] | None = None) -> Fetching[None]:
         """Check a head against the trusted one by the rules above, and trust it if it is larger.
@@ -151,28 +161,68 @@ class Trust:
             return
 
     def _compare(self, new: Signed, proof: tuple[int, Sequence[bytes]] | None) -> Fetching[None]:
-        seen = (new.head.size, new.head.root)
-        while seen not in self._accepted:
-            old = self.trusted
-            if old and new.head.size <= old.head.size:
-                yield from self._check(*((old, new) if new.head.size == old.head.size else (new, old)))
-                break
-            if old and not _is_proven(old.head, new.head, proof):
-                yield from self._check(old, new)
-            if self.trusted is old:
-                self.trusted = new
-                break
-            # another flow moved trust meanwhile: the head must fit that one too
-        if seen not in self._accepted:
-            self._accepted.append(seen)
+        """Settle a head: by itself, by another flow's check, or by one of its own."""
+        while not self._settle(new, proof):
+            self._waiting[new.head.size, new.head.root] = new
+            if self._is_checking:
+                yield []
+                continue
+            self._is_checking = True
+            try:
+                yield from self._check(new)
+            finally:
+                self._is_checking = False
 
-    def _check(self, old: Signed, new: Signed) -> Fetching[None]:
+    def _settle(self, new: Signed, proof: tuple[int, Sequence[bytes]] | None) -> bool:
+        """Accept a head if that takes no reading."""
+        old, head = self.trusted, new.head
+        if (head.size, head.root) in self._accepted:
+            return True
+        if old and head.size == old.head.size:
+            if head.root != old.head.root:
+                raise self._alarm(_fork(old, new), old, new)
+        elif self._is_checking or (old and not _is_proven(old.head, head, proof)):
+            return False
+        else:
+            self.trusted = new
+        self._accepted.append((head.size, head.root))
+        return True
+
+    def _check(self, new: Signed) -> Fetching[None]:
+        """Read tiles once for all heads that wait; where that fails, for the one alone: that says what is wrong."""
+        heads, self._waiting = list(self._waiting.values()), {}
+        old = self.trusted
+        if old is None:
+            return
+        top = max((*heads, old), key=lambda signed: signed.head.size)
         try:
-            yield from check_growth(old, new, self.cache)
-        except ForkError as error:
-            if self._file and self.trusted and self.trusted is not self._saved and self._file.save(self.trusted):
-                self._saved = self.trusted
-            raise prove_fork(error, self._state_dir, (old.head, new.head)) from error
+            roots = yield from over_http(_read_roots(top.head, [old, *heads], self.cache))
+            is_good = roots == [signed.head.root for signed in (old, *heads)]
+        except (FormatError, VerificationError, CouldNotCheckError):
+            is_good = False
+        if not is_good:
+            top, heads = max(old, new, key=lambda signed: signed.head.size), [new]
+            small, large = sorted((old, new), key=lambda signed: signed.head.size)
+            try:
+                yield from check_growth(small, large, self.cache)
+            except ForkError as error:
+                raise self._alarm(error, small, large) from error
+        self.trusted = top
+        self._accepted.extend((signed.head.size, signed.head.root) for signed in heads)
+
+    def _alarm(self, error: ForkError, first: Signed, second: Signed) -> ForkProvenError:
+        """Save trust, then both notes."""
+        if self._file and self.trusted and self.trusted is not self._saved and self._file.save(self.trusted):
+            self._saved = self.trusted
+        return prove_fork(error, self._state_dir, (first.head, second.head))
+
+
+def _read_roots(head: Checkpoint, olds: Sequence[Signed], cache: TileCache) -> Reading[list[bytes]]:
+    """Return the root that the head's tree had at the size of each old head, after one request."""
+    nodes = [subtree_nodes(0, old.head.size) if old.head.size else [] for old in olds]
+    hashes = iter((yield from read_hashes(head, [node for row in nodes for node in row], cache)))
+    rows = [list(islice(hashes, len(row))) for row in nodes]
+    return [subtree_root(0, old.head.size, row) if row else EMPTY_ROOT for old, row in zip(olds, rows, strict=True)]
 
 
 def _is_proven(old: Checkpoint, new: Checkpoint, proof: tuple[int, Sequence[bytes]] | None) -> bool:

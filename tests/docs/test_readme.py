@@ -38,7 +38,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [BIN / "tlogd", "serve", "--config", data / "treehead.toml", "--port", str(port)]
+    command: list[str | Path] = [BIN / "tlogd", "serve", "--config", data / "treehead.toml", "--port", str(port)]
     with subprocess.Popen(command) as server:
         try:
             _wait(port)

@@ -176,7 +176,8 @@ def _start(parts: Opened, sequencer: Sequencer, served: ServedLog, on_fatal: Fat
         if not task.cancelled() and (error := task.exception()) is not None:
             served.fail()
             sequencer.close()
-            on_fatal(error)
+            on_fatal(error)  # a server ends here: an unknown outcome is not answered
+            sequencer.abandon()
 
     tasks = [
         asyncio.create_task(sequencer.run(), name="sequencer"),

@@ -150,7 +150,7 @@ class Sequencer:
         """Commit batch after batch until the log is closed and the pool is empty.
 
         Raises:
-            CommitError: A commit failed. No submitter is told anything but that the log stopped.
+            CommitError: A commit failed, and what became of its entries is unknown; no submitter is answered.
         """
         try:
             while self._pool or not self._closing:
@@ -161,9 +161,12 @@ class Sequencer:
                     await self._wake.wait()
         finally:
             self._closing = True
-            for pending in (*self._sealed, *self._pool):
-                if not pending.placed.done():
-                    pending.placed.set_exception(StoppedError("the log stopped before it could sign this entry"))
+
+    def abandon(self) -> None:
+        """Tell those who still wait that the log stopped; an entry of a failed commit may be durable all the same."""
+        for pending in (*self._sealed, *self._pool):
+            if not pending.placed.done():
+                pending.placed.set_exception(StoppedError("the log stopped before it could sign this entry"))
 
     async def _commit_batch(self) -> None:
         """Take steps 2 to 8 for what the pool holds."""

@@ -28,7 +28,7 @@ import structlog
 
 from tlog.checkpoint import Checkpoint
 from tlog.edge import Edge, extend
-from tlog.errors import TreeheadError, VerificationError
+from tlog.errors import FormatError, TreeheadError, VerificationError
 from tlog.merkle import leaf_hash, tree_root
 from tlog.policy import Policy
 from tlog.server.commit import Commit
@@ -312,6 +312,11 @@ def _resume(truth: _Truth, signer: Signer, edge: Edge, overlay: Overlay, _: obje
     try:
         entries = parse_bundle(truth.tail.entries, truth.tail.count)
         committed = commit.finish([leaf_hash(entry) for entry in entries])
+    except FormatError as error:
+        raise StartRefusedError(
+            f"the newest commit was not signed, and cannot be: {error}; "
+            "it can be removed with: tlogd repair --discard-unsigned"
+        ) from error
     except (CommitError, VerificationError) as error:
         raise StartRefusedError(f"the newest commit was not signed, and cannot be: {error}") from error
     overlay.extend(committed.growth, entries)

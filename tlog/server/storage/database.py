@@ -60,7 +60,12 @@ class Database:
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection]) -> Self:
         """Start a thread and open a connection on it."""
-        return cls(await aiosqlite.Connection(connect, iter_chunk_size=64))
+        opening = aiosqlite.Connection(connect, iter_chunk_size=64)
+        try:
+            return cls(await opening)
+        except BaseException:
+            opening._thread.join()  # noqa: SLF001 — it would outlive the loop, and say so on standard error
+            raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a whole function on the thread, and wait for its outcome even if the caller is cancelled meanwhile."""
@@ -87,11 +92,15 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
     mode = "rwc" if create else "rw"
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-        for name, value in {**settings, **_COMMON}.items():
-            _set(connection, path, name, value)
-        if create:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
-        _check_schema(connection, path, schema)
+        try:
+            for name, value in {**settings, **_COMMON}.items():
+                _set(connection, path, name, value)
+            if create:
+                connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
+            _check_schema(connection, path, schema)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as error:
         raise StartRefusedError(f"{path} cannot be opened: {error}") from error
     return connection

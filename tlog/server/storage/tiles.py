@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlog.server.errors import DamageError
 from tlog.server.storage.database import DERIVED, Upkeep, connect
 from tlog.tile import TILE_WIDTH, Bundle, Tile
 
@@ -47,9 +48,15 @@ class TileStore:
         self._upkeep = Upkeep(connection)
 
     def position(self) -> int:
-        """Return how many entries the tiles cover: a multiple of 256."""
-        (size,) = self._connection.execute("SELECT size FROM position").fetchone()
-        return int(size)
+        """Return how many entries the tiles cover: a multiple of 256.
+
+        Raises:
+            DamageError: It is lost, or is none.
+        """
+        row = self._connection.execute("SELECT size FROM position").fetchone()
+        if row is None or row[0] < 0 or row[0] % TILE_WIDTH:
+            raise DamageError("tiles.db does not say how far it goes")
+        return int(row[0])
 
     def write(self, derived: Derived) -> None:
         """Add tiles and bundles, which must be new, and move the position, in one transaction."""

@@ -1,0 +1,153 @@
+"""The options that the commands of `tlog` share, and what becomes of them before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from tlog.errors import FormatError
+from tlog.policy import MAX_POLICY_SIZE, Policy, parse_policy
+from tlog_client.state import default_state_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclass
+class Answering:
+    """How to answer, known before anything can fail; the object of click's context.
+
+    Attributes:
+        as_json: Whether --json was given.
+    """
+
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every command is told.
+
+    Attributes:
+        policy: Whose signature makes a head.
+        as_json: Whether to print JSON.
+        url: Address of the log; empty for offline commands.
+        state_dir: Folder of the state files.
+        token: Bearer token.
+    """
+
+    policy: Policy
+    as_json: bool
+    url: str = ""
+    state_dir: Path = Path()
+    token: str | None = None
+
+
+def _answer_in_json(context: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001  # click's interface
+    context.ensure_object(Answering).as_json = value
+    return value
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""A file that is read."""
+
+_OFFLINE = (
+    click.option("--vkey", envvar="TREEHEAD_VKEY", metavar="VKEY|@FILE", help="The log's public key, or @ and a file."),
+    click.option("--policy", envvar="TREEHEAD_POLICY", type=FILE, metavar="FILE", help="A policy instead of a key."),
+    click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_answer_in_json, help="Print JSON."),
+)
+
+_ONLINE = (
+    click.option("--log", "url", envvar="TREEHEAD_LOG", required=True, metavar="URL", help="Address of the log."),
+    *_OFFLINE[:2],
+    click.option(
+        "--state-dir",
+        envvar="TREEHEAD_STATE_DIR",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Where trust is kept.  [default: $XDG_STATE_HOME/treehead, else ~/.local/state/treehead]",
+    ),
+    click.option("--token-file", type=FILE, metavar="FILE", help="File that holds the bearer token."),
+    *_OFFLINE[2:],
+)
+
+
+def offline_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what it needs to verify: `options` without a log's address."""
+
+    @wraps(command)
+    def run(vkey: str | None, policy: Path | None, *, as_json: bool, **rest: object) -> None:
+        command(Options(_read_policy(vkey, policy), as_json), **rest)
+
+    return _decorate(run, _OFFLINE)
+
+
+def online_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what it needs to talk to a log: `options`."""
+
+    @wraps(command)
+    def run(  # one for each option
+        url: str,
+        vkey: str | None,
+        policy: Path | None,
+        state_dir: Path | None,
+        token_file: Path | None,
+        *,
+        as_json: bool,
+        **rest: object,
+    ) -> None:
+        trusting = _read_policy(vkey, policy)
+        token = read_file(token_file, 1 << 16).decode("utf-8", "replace").strip() if token_file else None
+        command(Options(trusting, as_json, url, state_dir or default_state_dir(), token), **rest)
+
+    return _decorate(run, _ONLINE)
+
+
+def _decorate(
+    command: Callable[..., None], options: Sequence[Callable[[Callable[..., None]], Callable[..., None]]]
+) -> Callable[..., None]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a file of the user, `-` for stdin, up to a limit."""
+    try:
+        if path == Path("-"):
+            return _read_all(sys.stdin.buffer.read(limit + 1), path, limit)
+        with path.open("rb") as file:
+            return _read_all(file.read(limit + 1), path, limit)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_all(data: bytes, path: Path, limit: int) -> bytes:
+    if len(data) > limit:
+        raise click.UsageError(f"{path} has more than {limit} bytes")
+    return data
+
+
+def _read_policy(vkey: str | None, path: Path | None) -> Policy:
+    """Return the policy; what the command line says goes before the environment."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in ("vkey", "policy") if source(name) is ParameterSource.COMMANDLINE]
+    vkey = None if given == ["policy"] else vkey
+    path = None if given == ["vkey"] else path
+    if bool(vkey) == bool(path):
+        raise click.UsageError("give the log's public key with --vkey, or a policy with --policy: one of the two")
+    try:
+        if path:
+            return parse_policy(read_file(path, MAX_POLICY_SIZE))
+        text = vkey or ""
+        if text.startswith("@"):
+            text = read_file(Path(text[1:]), 1 << 12).decode("utf-8", "replace").strip()
+        return Policy.of_log(text)
+    except FormatError as error:
+        raise click.UsageError(f"{'--policy' if path else '--vkey'}: {error}") from error
