@@ -15,6 +15,7 @@ verify, and may stand only once. Only base64 that encodes back to itself is read
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -172,12 +173,11 @@ def parse_skey(text: str) -> Signer:
 def _parse_key(text: str) -> tuple[str, bytes]:
     """Split <name>+<key ID>+<base64 of 0x01 ‖ 32 bytes>; base64 may hold "+" itself."""
     parts = text.split("+", 2)
-    try:
+    key = b""
+    with suppress(IndexError, UnicodeEncodeError, FormatError):  # no error may carry what could be a private key
         key = parse_base64(parts[2].encode())
-    except (IndexError, UnicodeEncodeError, FormatError):
-        raise FormatError("a key is <name>+<key ID>+<base64>") from None
     if key[:1] != _ED25519 or len(key) != 1 + KEY_SIZE:
-        raise FormatError("not an Ed25519 key: type 0x01 and 32 bytes")
+        raise FormatError("a key is <name>+<key ID>+<base64 of the type 0x01 and 32 bytes>")
     return parts[0], key[1:]
 
 

@@ -17,14 +17,23 @@ def split(n: int) -> int:
 
 
 class Tree:
-    """The tree of a list of entries."""
+    """The tree of a list of entries.
 
-    def __init__(self, entries: Sequence[bytes]) -> None:
+    Attributes:
+        entries: The list D.
+        uniform: Whether every entry is equal to the first. Then a hash depends on its width alone, so the tree may have
+            2^63 - 1 leaves.
+    """
+
+    def __init__(self, entries: Sequence[bytes], *, uniform: bool = False) -> None:
         self.entries = entries
+        self.uniform = uniform
         self._hashes: dict[tuple[int, int], bytes] = {}
 
     def mth(self, low: int, high: int) -> bytes:
         """Return MTH(D[low:high])."""
+        if self.uniform:
+            low, high = 0, high - low
         if (low, high) not in self._hashes:
             self._hashes[low, high] = self._mth(low, high)
         return self._hashes[low, high]
@@ -77,21 +86,6 @@ class Tree:
         else:
             inner = self._subtree_subproof(0, end - k, low + k, high, whole=False)
         return [*inner, self.mth(low, low + k)]
-
-
-class UniformTree(Tree):
-    """The tree of equal entries: its hashes depend on the width alone, so it may have 2^63 - 1 leaves."""
-
-    def __init__(self, entry: bytes) -> None:
-        super().__init__(())
-        self._leaf = sha256(b"\x00" + entry).digest()
-        self._by_width: dict[int, bytes] = {1: self._leaf}
-
-    def mth(self, low: int, high: int) -> bytes:
-        n = high - low
-        if n not in self._by_width:
-            self._by_width[n] = self._mth(0, n)
-        return self._by_width[n]
 
 
 def is_valid_subtree(start: int, end: int) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.mutation import flip
-from tests.support.rfc6962 import Tree, UniformTree, is_valid_subtree
+from tests.support.rfc6962 import Tree, is_valid_subtree
 from tests.support.skips import vectors
 from tlog.errors import VerificationError
 from tlog.merkle import (
@@ -39,7 +40,7 @@ from tlog.merkle import (
 
 BOUND = 130
 TREE = Tree([b"entry %d" % number for number in range(5000)])
-UNIFORM = UniformTree(b"the same")
+UNIFORM = Tree([b"the same"], uniform=True)
 JUNK = b"\x55" * 32
 
 Verify: TypeAlias = Callable[[Sequence[bytes]], None]
@@ -85,8 +86,8 @@ def refuses_every_other_proof(verify: Verify, proof: list[bytes]) -> None:
             refuses(verify, [*proof[:at], bad, *proof[at + 1 :]])
         refuses(verify, proof[:at] + proof[at + 1 :])
         refuses(verify, proof[: at + 1] + proof[at:])
-        if at:
-            refuses(verify, [*proof[: at - 1], proof[at], proof[at - 1], *proof[at + 1 :]])
+    for at in range(1, len(proof)):
+        refuses(verify, [*proof[: at - 1], proof[at], proof[at - 1], *proof[at + 1 :]])
 
 
 # --------------------------------------------------------------------------------------------------- hashes and roots
@@ -115,7 +116,7 @@ def test_the_root_of_any_entries_equals_the_rfc_definition(entries: list[bytes])
 def test_every_valid_subtree_folds_to_the_rfc_definition() -> None:
     for start, end in valid_subtrees(BOUND):
         nodes = subtree_nodes(start, end)
-        assert [index << level for level, index in nodes][0] == start
+        assert nodes[0][1] << nodes[0][0] == start
         assert subtree_root(start, end, hashes_of(nodes)) == TREE.mth(start, end)
 
 
@@ -258,14 +259,14 @@ def test_hashes_that_do_not_fit_the_plan_are_not_folded() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- refusals
 
-SMALL = 18
+SMALL = 15
 
 
 def test_inclusion_is_refused_when_one_thing_is_wrong() -> None:
     for size in range(1, SMALL):
         for index in range(size):
             proof = TREE.path(index, 0, size)
-            refuses_every_other_proof(lambda p, i=index, n=size: verify_inclusion(leaf(i), i, n, p, root(n)), proof)  # type: ignore[misc]  # defaults bind now
+            refuses_every_other_proof(partial(_inclusion, leaf(index), index, size, root(size)), proof)
             for bad in (flip(leaf(index), 7), leaf(index)[1:], leaf(index) + b"\x00", b"", TREE.entries[index]):
                 refuses(partial(_inclusion, bad, index, size, root(size)), proof)
             for bad in (flip(root(size), 100), root(size)[1:], root(size) + b"\x00", b"", EMPTY_ROOT):
@@ -277,7 +278,7 @@ def _inclusion(leaf_: bytes, index: int, size: int, root_: bytes, proof: Sequenc
 
 
 def test_inclusion_is_refused_at_every_other_index() -> None:
-    for size in range(1, 40):
+    for size in range(1, 27):
         for index in range(size):
             proof = TREE.path(index, 0, size)
             for other in {*range(-2, size + 2), index + 2**32, index - 2**63, MAX_SIZE, MAX_SIZE + 1} - {index}:
@@ -287,23 +288,41 @@ def test_inclusion_is_refused_at_every_other_index() -> None:
 
 
 def test_inclusion_is_refused_in_the_tree_of_every_other_size() -> None:
-    for size in range(1, 40):
+    for size in range(1, 27):
         for index in range(size):
             proof = TREE.path(index, 0, size)
-            for other in {*range(40), 2**32 + size} - {size}:
+            for other in {*range(27), 2**32 + size} - {size}:
                 refuses(partial(_inclusion, leaf(index), index, other, root(min(other, 4999))), proof)
             for impossible in (-1, -size, 0, index, MAX_SIZE + 1, 2**64 + size):
                 refuses(partial(_inclusion, leaf(index), index, impossible, root(size)), proof)
 
 
 def test_a_root_of_another_size_is_refused_where_the_path_has_another_length() -> None:
-    """A root does not commit to its size, so a size is proven by the signed head alone; the length is what binds here."""
-    for size in range(1, 40):
+    """A root does not commit to its size: the signed head does. Here the length of the path is all that binds."""
+    for size in range(1, 27):
         for index in range(size):
             proof = TREE.path(index, 0, size)
-            for other in range(index + 1, 40):
+            for other in range(index + 1, 27):
                 if len(TREE.path(index, 0, other)) != len(proof):
                     refuses(partial(_inclusion, leaf(index), index, other, root(size)), proof)
+
+
+def test_a_size_above_2_63_is_refused_though_everything_fits() -> None:
+    size = MAX_SIZE + 1
+    whole, half = UNIFORM.mth(0, size), UNIFORM.mth(0, size // 2)
+    refuses(partial(_inclusion, UNIFORM.mth(0, 1), 5, size, whole), UNIFORM.path(5, 0, size))
+    refuses(partial(_consistency, size // 2, size, half, whole), UNIFORM.proof(size // 2, size))
+    refuses(partial(_subtree, 0, size // 2, size, half, whole), UNIFORM.subtree_proof(0, size // 2, size))
+    refuses(partial(_subtree, 0, size, size, whole, whole), [])
+    refuses(partial(_within, UNIFORM.mth(0, 1), 5, 0, size, whole), UNIFORM.path(5, 0, size))
+
+
+@pytest.mark.parametrize("bad", [b"", leaf(0)[1:], leaf(0) + b"\x00"], ids=["empty", "short", "long"])
+def test_equal_hashes_of_another_length_are_refused_where_nothing_is_folded(bad: bytes) -> None:
+    refuses(partial(_inclusion, bad, 0, 1, bad), [])
+    refuses(partial(_within, bad, 4, 4, 5, bad), [])
+    refuses(partial(_consistency, 1, 1, bad, bad), [])
+    refuses(partial(_subtree, 0, 9, 9, bad, bad), [])
 
 
 def test_consistency_is_refused_when_one_thing_is_wrong() -> None:
@@ -326,10 +345,10 @@ def _consistency(old: int, new: int, old_root: bytes, new_root: bytes, proof: Se
 
 
 def test_consistency_is_refused_between_every_other_pair_of_sizes() -> None:
-    for new in range(1, 30):
+    for new in range(1, 24):
         for old in range(1, new + 1):
             proof = TREE.proof(old, new)
-            for other in range(1, 30):
+            for other in range(1, 24):
                 if other != old and TREE.proof(min(other, new), new) != proof:
                     refuses(partial(_consistency, other, new, root(other), root(new)), proof)
                 if other != new and TREE.proof(min(old, other), other) != proof:
@@ -375,10 +394,9 @@ def test_subtree_consistency_is_refused_when_one_thing_is_wrong() -> None:
                 refuses(partial(_subtree, start, end, impossible, inner, root(size)), proof)
             for other in valid_subtrees(size):
                 if other != (start, end):
-                    refuses(partial(_subtree, *other, size, TREE.mth(*other), root(size)), proof) if (
-                        TREE.subtree_proof(*other, size) != proof
-                    ) else None
                     refuses(partial(_subtree, *other, size, inner, root(size)), proof)
+                    if TREE.subtree_proof(*other, size) != proof:
+                        refuses(partial(_subtree, *other, size, TREE.mth(*other), root(size)), proof)
 
 
 def _subtree(start: int, end: int, size: int, inner: bytes, root_: bytes, proof: Sequence[bytes]) -> None:
@@ -410,7 +428,7 @@ anything = st.one_of(st.binary(max_size=3), st.binary(min_size=31, max_size=33),
 
 
 @given(numbers, numbers, numbers, numbers, st.lists(anything, max_size=70), anything, anything)
-def test_only_verification_errors_come_out_of_anything(  # noqa: PLR0917  # one argument a strategy
+def test_only_verification_errors_come_out_of_anything(
     a: int, b: int, c: int, d: int, proof: list[bytes], first: bytes, second: bytes
 ) -> None:
     for verify in (
@@ -420,10 +438,8 @@ def test_only_verification_errors_come_out_of_anything(  # noqa: PLR0917  # one 
         lambda: verify_subtree_inclusion(first, a, b, c, proof, second),
         lambda: root_from_inclusion_proof(first, c, d, proof),
     ):
-        try:
+        with suppress(VerificationError):
             verify()
-        except VerificationError as error:
-            assert str(error)
 
 
 # ------------------------------------------------------------------------------------------------------------ vectors

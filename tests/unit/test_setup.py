@@ -156,10 +156,11 @@ def test_the_client_brings_no_dependency_of_the_server(clean: Path) -> None:
     assert not installed & server_only
 
 
-def test_tlogd_says_what_to_install_where_the_server_is_missing(clean: Path) -> None:
-    done = run(clean / "tlogd", "serve")
+@pytest.mark.parametrize("command", ["init --origin example.org/log --data log", "serve --config pyproject.toml"])
+def test_tlogd_says_what_to_install_where_the_server_is_missing(clean: Path, command: str) -> None:
+    done = run(clean / "tlogd", *command.split())
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r".*treehead\[server\].*\n", done.stderr)
+    assert re.fullmatch(r"tlogd: .*treehead\[server\].*\n", done.stderr)
 
 
 def test_tlog_runs_without_the_server(clean: Path) -> None:

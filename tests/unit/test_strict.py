@@ -31,9 +31,11 @@ def test_every_size_is_read_back(value: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-1", "-0", "+1", "01", "00", "1_000", "٣", "¹", " 1", "1 ", "1\n", "\n1", "0x10", "1e3", "1.0", "1,0", "\x001"]
-    + [str(MAX_SIZE + 1), str(2**64), "9" * 19, "9" * 5000, "1" * 20],
-)  # fmt: skip
+    [
+        *("", "-1", "-0", "+1", "01", "00", "1_000", "٣", "¹", " 1", "1 ", "1\n", "\n1", "0x10", "1e3", "1.0", "1,0"),
+        *("\x001", str(MAX_SIZE + 1), str(2**64), "9" * 19, "9" * 5000, "1" * 20),
+    ],
+)
 def test_other_spellings_of_a_number_are_refused(text: str) -> None:
     refused(parse_decimal, text.encode())
 
@@ -142,7 +144,7 @@ WHITE_SPACE = (
 )
 
 
-@pytest.mark.parametrize("char", [*WHITE_SPACE, "\u202f", "\u205f", "\u3000", "+", *map(chr, range(32))])
+@pytest.mark.parametrize("char", sorted({*WHITE_SPACE, "\u202f", "\u205f", "\u3000", "+", *map(chr, range(32))}))
 def test_a_name_with_white_space_plus_or_a_control_character_is_refused(char: str) -> None:
     for name in (char, f"{char}name", f"na{char}me", f"name{char}"):
         with pytest.raises(FormatError):
