@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tlog_client.log import Added, AsyncLog, Fetched, Log
+    from tlog_client.log import Added, AsyncLog, Fetched, Log, UncheckedError
     from tlog_client.run import OptionError
     from tlog_client.state import ForkProvenError, StateError
 
-__all__ = ["Added", "AsyncLog", "Fetched", "ForkProvenError", "Log", "OptionError", "StateError"]
+__all__ = ["Added", "AsyncLog", "Fetched", "ForkProvenError", "Log", "OptionError", "StateError", "UncheckedError"]
 
 _HOMES = {"OptionError": "run", "ForkProvenError": "state", "StateError": "state"}
 

@@ -41,6 +41,19 @@ DEFAULT_STATE_DIR = "$XDG_STATE_HOME/treehead"
 _MAX_INDEX = (1 << 63) - 2
 
 
+class UncheckedError(CouldNotCheckError):
+    """The log answered that it appended an entry, and something was missing to check it: do not add it again.
+
+    Attributes:
+        answer: What the log said, with index and checkpoint.
+    """
+
+    def __init__(self, message: str, *, answer: Answer) -> None:
+        """Keep the answer."""
+        super().__init__(message)
+        self.answer = answer
+
+
 @dataclass(frozen=True, slots=True)
 class Added:
     """An entry that the log appended, or had already; verified.
@@ -95,8 +108,10 @@ class Flows:
         try:
             head = yield from self._verify(answer, entry)
         except CouldNotCheckError as error:
-            error.add_note(f"the log says that it appended the entry at index {answer.index}")
-            raise
+            raise UncheckedError(
+                f"the log says that it appended the entry at index {answer.index}; that could not be checked: {error}",
+                answer=answer,
+            ) from error
         return Added(answer.index, answer.leaf_hash, answer.tlog_proof(), head)
 
     def get(self, index: int) -> Fetching[Fetched]:

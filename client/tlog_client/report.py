@@ -144,7 +144,7 @@ class News:
     def show(self, found: Round | VerificationError | CouldNotCheckError) -> None:
         """Print it, unless it is what was printed last."""
         repeated, self._last = self._last == repr(found), repr(found)
-        if isinstance(found, Exception) and not self.is_alarm:
+        if isinstance(found, ForkError) or (isinstance(found, Exception) and not self.is_alarm):
             self.is_alarm = isinstance(found, VerificationError)
             self.code = exit_code(found)
         if repeated:

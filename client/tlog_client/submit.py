@@ -78,15 +78,20 @@ class _Reader:
         self._room.release()
 
     def _work(self) -> None:
+        last: Exception | None = OptionError("reading the input ended too early")
+        try:
+            for entry in self._entries:
+                self._hand(entry)
+                self._room.acquire()
+            last = None
+        except (OptionError, FormatError) as error:
+            last = error
+        finally:
+            self._hand(last)
+
+    def _hand(self, item: bytes | Exception | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            try:
-                for entry in self._entries:
-                    self._loop.call_soon_threadsafe(self._read.put_nowait, entry)
-                    self._room.acquire()
-                last = None
-            except (OptionError, FormatError) as error:
-                last = error
-            self._loop.call_soon_threadsafe(self._read.put_nowait, last)
+            self._loop.call_soon_threadsafe(self._read.put_nowait, item)
 
 
 async def submit_all(log: AsyncLog, entries: Iterator[bytes], report: Callable[[Added], None]) -> None:

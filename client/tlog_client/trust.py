@@ -21,7 +21,7 @@ from tlog.errors import CouldNotCheckError, ForkError, FormatError, Verification
 from tlog.fetch import over_http
 from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root, verify_consistency
 from tlog.reader import TileCache, read_hashes, read_root
-from tlog_client.state import ForkProvenError, Signed, StateFile, origin_of, prove_fork, state_path
+from tlog_client.state import ForkProvenError, Signed, StateError, StateFile, origin_of, prove_fork, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,10 +211,14 @@ class Trust:
         self._accepted.extend((signed.head.size, signed.head.root) for signed in heads)
 
     def _alarm(self, error: ForkError, first: Signed, second: Signed) -> ForkProvenError:
-        """Save trust, then both notes."""
-        if self._file and self.trusted and self.trusted is not self._saved and self._file.save(self.trusted):
-            self._saved = self.trusted
-        return prove_fork(error, self._state_dir, (first.head, second.head))
+        """Save both notes, then trust; the alarm is raised whatever becomes of either."""
+        alarm = prove_fork(error, self._state_dir, (first.head, second.head))
+        try:
+            if self._file and self.trusted and self.trusted is not self._saved and self._file.save(self.trusted):
+                self._saved = self.trusted
+        except StateError as trouble:
+            alarm.add_note(str(trouble))
+        return alarm
 
 
 def _read_roots(head: Checkpoint, olds: Sequence[Signed], cache: TileCache) -> Reading[list[bytes]]:

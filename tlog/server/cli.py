@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def run() -> None:
         click.echo(f"tlogd: {error}", err=True)
         code = Exit.REFUSED if isinstance(error, StartRefusedError) else Exit.FAILED
         code = Exit.USAGE if isinstance(error, ConfigError) else code
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         click.echo(f"tlogd: {error}", err=True)
         code = Exit.FAILED
     sys.exit(code)

@@ -54,7 +54,7 @@ def read_config(path: Path) -> Config:
         ConfigError: It is missing, not TOML, or has an unknown, missing or wrong setting.
     """
     try:
-        config = msgspec.convert(tomllib.loads(path.read_text()), Config)
+        config = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Config)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; create a log with: tlogd init --origin NAME --data DIR") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
@@ -66,7 +66,10 @@ def read_config(path: Path) -> Config:
 
 def format_config(config: Config) -> str:
     """Write the file that `tlogd init` leaves."""
-    text = json.dumps  # a JSON string is a TOML basic string
+
+    def text(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # then it is a TOML basic string
+
     return (
         "version = 1\n"
         f"origin = {text(config.origin)}\n"

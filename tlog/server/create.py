@@ -48,21 +48,27 @@ def create_log(origin: str, data: Path, now_ms: int, checkpoints: Path | None = 
         CreateError: A name is taken, or the disk refuses; nothing is left behind.
     """
     data, checkpoints = data.absolute(), checkpoints and checkpoints.absolute()
-    for taken in filter(None, (data, checkpoints)):
+    for taken in filter(None, (data, *_store_files(checkpoints))):
         if os.path.lexists(taken):
             raise CreateError(f"{taken} exists; a log is never created over anything")
     try:
         signer = Signer(origin, os.urandom(KEY_SIZE))
         data.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{data.name}.init-", dir=data.parent))
+        moved = None
         try:
             config = _fill(draft, signer, now_ms, checkpoints)
             if checkpoints is not None:
                 _move_store(draft / _CHECKPOINTS, checkpoints)
+                moved = checkpoints
+                _sync(moved.parent)
             _sync(draft)
             draft.rename(data)  # fails where a folder with content took the name meanwhile
+            moved = None
             _sync(data.parent)
         finally:
+            if moved is not None:
+                moved.unlink()
             shutil.rmtree(draft, ignore_errors=True)
     except FormatError as error:
         raise CreateError(f"{origin!r} cannot be an origin: {error}") from error
@@ -71,13 +77,19 @@ def create_log(origin: str, data: Path, now_ms: int, checkpoints: Path | None = 
     return config
 
 
+def _store_files(checkpoints: Path | None) -> list[Path]:
+    """Return the files that SQLite would take for a part of the checkpoint store."""
+    endings = ("", "-wal", "-shm", "-journal") if checkpoints else ()
+    return [checkpoints.with_name(checkpoints.name + ending) for ending in endings if checkpoints]
+
+
 def _fill(draft: Path, signer: Signer, now_ms: int, checkpoints: Path | None) -> Config:
     """Take steps 1 and 2."""
     vkey = signer.verifier.vkey
     config = Config(1, signer.verifier.name, vkey, checkpoints=str(checkpoints or _CHECKPOINTS))
     write_key(draft / "key", signer)
-    (draft / "vkey").write_text(f"{vkey}\n")
-    (draft / CONFIG_NAME).write_text(format_config(config))
+    (draft / "vkey").write_text(f"{vkey}\n", encoding="utf-8")
+    (draft / CONFIG_NAME).write_text(format_config(config), encoding="utf-8")
     note = sign_note(Checkpoint(config.origin, 0, EMPTY_ROOT).format(), [signer])
     empty = SignedHead(config.origin, 0, 0, EMPTY_ROOT, note)
     genesis = genesis_entry(config.origin, vkey, now_ms)
@@ -100,9 +112,8 @@ def _move_store(source: Path, target: Path) -> None:
         shutil.copyfile(source, draft)
         draft.chmod(0o600)
         _sync(draft)
-        os.link(draft, target)  # unlike a rename, it never replaces
-        _sync(target.parent)
         source.unlink()
+        os.link(draft, target)  # unlike a rename, it never replaces
     finally:
         draft.unlink(missing_ok=True)
 

@@ -9,6 +9,10 @@ class StartRefusedError(TreeheadError):
     """The state on disk does not fit together, so the log is not opened; the message says what to do."""
 
 
+class DamagedFileError(StartRefusedError):
+    """A file is no database, or not one that this version writes."""
+
+
 class CommitError(TreeheadError):
     """A commit failed or its outcome is unknown: nothing more is signed, and the process ends."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from isal import isal_zlib
 
+from tlog.server.errors import DamageError
 from tlog.server.overlay import first_tile
 from tlog.server.storage.tiles import Derived
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile
@@ -40,8 +41,15 @@ def gzip(data: bytes) -> bytes:
 
 
 def gunzip(data: bytes) -> bytes:
-    """Decode what `gzip` made."""
-    return isal_zlib.decompress(data, _GZIP)
+    """Decode what `gzip` made.
+
+    Raises:
+        DamageError: It is something else.
+    """
+    try:
+        return isal_zlib.decompress(data, _GZIP)
+    except isal_zlib.IsalError as error:  # type: ignore[misc]  # isal's stub takes the class for an instance
+        raise DamageError(f"a bundle in tiles.db is damaged: {error}") from error
 
 
 def derive(overlay: Overlay) -> Derived | None:
@@ -57,10 +65,17 @@ def derive(overlay: Overlay) -> Derived | None:
     ]
     bundles = [Bundle(index) for index in range(overlay.position // TILE_WIDTH, position // TILE_WIDTH)]
     return Derived(
-        [(tile, data) for tile in tiles if (data := overlay.tile(tile)) is not None],
-        [(bundle, data) for bundle in bundles if (data := overlay.bundle(bundle)) is not None],
+        [(tile, _present(overlay.tile(tile))) for tile in tiles],
+        [(bundle, _present(overlay.bundle(bundle))) for bundle in bundles],
         position,
     )
+
+
+def _present(data: bytes | None) -> bytes:
+    """Return what the overlay must have; a hole would become one in the tile store."""
+    if data is None:
+        raise DamageError("the overlay lacks a tile or a bundle above its position")
+    return data
 
 
 def encoded(derived: Derived) -> Derived:

@@ -35,7 +35,7 @@ def read_key(path: Path) -> Signer:
     except OSError as error:
         raise StartRefusedError(f"the key {path} cannot be read: {error.strerror}") from error
     try:
-        return parse_skey(text.decode("ascii", "replace").removesuffix("\n"))
+        return parse_skey(text.decode("utf-8", "replace").removesuffix("\n"))
     except FormatError as error:
         raise StartRefusedError(f"{path}: {error}") from error
 

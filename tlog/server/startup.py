@@ -32,7 +32,7 @@ from tlog.errors import FormatError, TreeheadError, VerificationError
 from tlog.merkle import leaf_hash, tree_root
 from tlog.policy import Policy
 from tlog.server.commit import Commit
-from tlog.server.errors import CommitError, DamageError, StartRefusedError
+from tlog.server.errors import CommitError, DamagedFileError, DamageError, StartRefusedError
 from tlog.server.follower import Follower
 from tlog.server.overlay import Overlay, first_tile
 from tlog.server.signer import read_key
@@ -210,34 +210,43 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
 
 @asynccontextmanager
 async def _derived(config: Config, writer: Database, truth: _Truth) -> AsyncIterator[tuple[Edge, Overlay, Follower]]:
-    """Take steps 6 and 7: with the tiles that are there, or else with new ones."""
+    """Take steps 6 and 7: with the tiles that are there, or else with new ones, which replace them once they fit."""
     path = config.path("tiles.db")
-    for rebuild in (False, True):
-        if rebuild or not path.exists():
-            _remove_tiles(path)
-        try:
-            thread = await Database.open(partial(open_tiles, path, create=not path.exists()))
-        except StartRefusedError:
-            if rebuild:
-                raise
-            continue
-        try:
-            parts = await _bring_up(writer, truth, thread)
-            if parts is not None:
-                yield parts
-                return
-        finally:
-            await thread.close()
-    raise StartRefusedError(
-        f"the entries of log.db do not have the root of the signed head {truth.head.size}: an entry was changed. "
-        "Restore the right log.db, or see: tlogd repair"
-    )
+    if not await _fits(writer, truth, path):
+        fresh = path.with_name("tiles.db.new")
+        _remove(fresh)
+        log.info("tiles.rebuilding", of=truth.head.size)
+        async with _database(partial(open_tiles, fresh, create=True)) as thread:
+            rebuilt = await _bring_up(writer, truth, thread)
+        if rebuilt is None:
+            raise StartRefusedError(
+                f"the entries of log.db do not have the root of the signed head {truth.head.size}: an entry was "
+                "changed. Restore the right log.db, or see: tlogd repair"
+            )
+        _remove(path)
+        fresh.rename(path)
+    async with _database(partial(open_tiles, path)) as thread:
+        parts = await _bring_up(writer, truth, thread)
+        if parts is None:
+            raise StartRefusedError("tiles.db changed while it was opened; start again")
+        yield parts
 
 
-def _remove_tiles(path: Path) -> None:
-    """Remove derived tiles, so that they are built anew from the truth."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+async def _fits(writer: Database, truth: _Truth, path: Path) -> bool:
+    """Return whether the tiles that are there can be brought up to the signed head."""
+    if not path.exists():  # noqa: ASYNC240 — nothing else runs yet
+        return False
+    try:
+        async with _database(partial(open_tiles, path)) as thread:
+            return await _bring_up(writer, truth, thread) is not None
+    except DamagedFileError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    """Remove derived tiles, with what SQLite keeps beside them."""
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> tuple[Edge, Overlay, Follower] | None:
@@ -250,8 +259,11 @@ async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> tuple[
         edge = await _catch_up(writer, truth, overlay, follower)
         if (edge.size, edge.root()) != (truth.head.size, truth.head.root):
             return None
+        await thread.run(partial(_check_recent_tiles, store, overlay))
         await _check_recent(writer, truth, thread, store, position)
-    except (DamageError, sqlite3.Error) as error:
+    except sqlite3.OperationalError as error:
+        raise StartRefusedError(f"tiles.db cannot be used: {error}") from error  # a full disk, or one that fails
+    except (DamageError, FormatError, sqlite3.DatabaseError) as error:
         log.warning("tiles.damaged", reason=str(error))
         return None
     return edge, overlay, follower
@@ -260,8 +272,10 @@ async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> tuple[
 async def _catch_up(writer: Database, truth: _Truth, overlay: Overlay, follower: Follower) -> Edge:
     """Read the entries from the position of the tiles up to the signed head, and return the edge of their tree."""
     start, size = overlay.position, truth.head.size
-    edge = Edge(start)
-    edge = Edge(start, tuple(overlay.hash_of(node) or b"" for node in edge.nodes()))
+    peaks = [overlay.hash_of(node) for node in Edge(start).nodes()]
+    edge = Edge(start, tuple(peak for peak in peaks if peak is not None))
+    if len(edge.peaks) != len(peaks):
+        raise DamageError("the tiles of tiles.db do not reach its position")
     while edge.size < size:
         entries = await writer.run(partial(_read_entries, truth, edge.size, min(size, edge.size + CHUNK)))
         growth = extend(edge, [leaf_hash(entry) for entry in entries])
@@ -290,11 +304,28 @@ def _read_entries(truth: _Truth, start: int, end: int, _: object) -> list[bytes]
         raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
 
 
+def _recent_tiles(position: int) -> list[Tile]:
+    """Return the addresses of the newest full tiles of leaf hashes below a position."""
+    return [Tile(0, index) for index in range(max(0, position - RECENT) // TILE_WIDTH, position // TILE_WIDTH)]
+
+
+def _check_recent_tiles(store: TileStore, overlay: Overlay, _: object) -> None:
+    """Check the newest tiles against the level above, so that a damaged tile is never taken for a changed entry."""
+    tiles = _recent_tiles(overlay.position)
+    for tile, row in zip(tiles, stored_hashes(store, tiles), strict=True):
+        wanted = overlay.hash_of((TILE_HEIGHT, tile.index))
+        if wanted is None:
+            (above,) = stored_hashes(store, [Tile(1, tile.index // TILE_WIDTH)])
+            wanted = above[tile.index % TILE_WIDTH]
+        if tree_root(row) != wanted:
+            raise DamageError(f"{tile.path} in tiles.db is damaged")
+
+
 async def _check_recent(writer: Database, truth: _Truth, thread: Database, store: TileStore, position: int) -> None:
     """Take step 7: tiles lead to the signed root, so where an entry differs from its tile, the entry was changed."""
     start = max(0, position - RECENT)
     entries = await writer.run(partial(_read_entries, truth, start, position))
-    tiles = [Tile(0, index) for index in range(start // TILE_WIDTH, position // TILE_WIDTH)]
+    tiles = _recent_tiles(position)
     wanted = [value for row in await thread.run(lambda _: stored_hashes(store, tiles)) for value in row]
     for index, (entry, value) in enumerate(zip(entries, wanted, strict=True), start):
         if leaf_hash(entry) != value:

@@ -1,16 +1,15 @@
 """Reading the visible tree: what is above the follower's position from memory, the rest from the tile store.
 
-Nothing here is verified; whoever makes a proof of it verifies the proof.
+Whoever makes a proof of what is read here verifies the proof, too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from tlog.errors import NotFoundError
-from tlog.merkle import node_hash
+from tlog.errors import FormatError, NotFoundError
+from tlog.merkle import leaf_hash, node_hash
 from tlog.server.errors import DamageError
 from tlog.server.follower import gunzip, gzip
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile, cut_bundle, format_tile, parse_bundle, parse_tile
@@ -23,76 +22,81 @@ if TYPE_CHECKING:
     from tlog.server.storage.database import Database
     from tlog.server.storage.tiles import TileStore
 
-MAX_EXPANDED = 1024
-"""Most tiles kept with their interior nodes; about 40 KiB each."""
+K = TypeVar("K")
+V = TypeVar("V")
+
+Rows: TypeAlias = "list[list[bytes]]"
+"""The hashes of a full tile, and above them those of its interior nodes, level by level."""
+
+MAX_TILES = 1024
+"""Most full tiles kept with their interior nodes; about 40 KiB each."""
+
+MAX_BUNDLES = 64
+"""Most full bundles kept, gzip-encoded, after they were checked."""
 
 
 class Tree:
-    """The visible tree. Owned by the event loop."""
+    """The visible tree. Owned by the event loop.
+
+    What comes from the tile store is checked before it is used: a tile against the level above it, up to the overlay,
+    and a bundle against its tile. Damage is an error of the server, and never an answer.
+    """
 
     def __init__(self, overlay: Overlay, thread: Database, store: TileStore) -> None:
         """Read from an overlay and, below its position, from a tile store on its thread."""
         self._overlay = overlay
         self._thread = thread
         self._store = store
-        self._expanded: OrderedDict[Tile, list[list[bytes]]] = OrderedDict()
+        self._tiles: OrderedDict[Tile, Rows] = OrderedDict()
+        self._bundles: OrderedDict[int, bytes] = OrderedDict()
 
     async def hashes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete nodes.
 
         Raises:
-            DamageError: The tile store lacks a tile that it should have.
+            DamageError: The tile store lacks a tile that it should have, or holds a damaged one.
         """
         found = [self._overlay.hash_of(node) for node in nodes]
         missing = {_tile(node) for node, value in zip(nodes, found, strict=True) if value is None}
-        rows = {tile: self._expanded[tile] for tile in missing if tile in self._expanded}
-        rows |= await self._expand([tile for tile in missing if tile not in rows])
+        rows = await self._rows(list(missing))
         return [
             value if value is not None else _row_hash(rows[_tile(node)], node)
             for node, value in zip(nodes, found, strict=True)
         ]
 
-    async def _expand(self, tiles: list[Tile]) -> dict[Tile, list[list[bytes]]]:
-        """Read full tiles and compute their interior nodes, level by level."""
-        expanded: dict[Tile, list[list[bytes]]] = {}
-        for tile, data in zip(tiles, await self._full_tiles(tiles), strict=True):
-            rows = [parse_tile(data, TILE_WIDTH)]
-            while len(rows) < TILE_HEIGHT:
-                below = rows[-1]
-                rows.append([node_hash(left, right) for left, right in zip(below[::2], below[1::2], strict=True)])
-            expanded[tile] = self._expanded[tile] = rows
-        while len(self._expanded) > MAX_EXPANDED:
-            self._expanded.popitem(last=False)
-        return expanded
-
-    async def _full_tiles(self, tiles: list[Tile]) -> list[bytes]:
-        """Read full tiles from the store, in one batch."""
-        if not tiles:
-            return []
-        data = await self._thread.run(lambda _: self._store.tiles(tiles))
-        found = [part for part in data if part is not None]
-        if len(found) != len(tiles):
-            raise DamageError("tiles.db lacks a tile; it is rebuilt when it is removed and the server started")
-        return found
+    async def _rows(self, tiles: list[Tile]) -> dict[Tile, Rows]:
+        """Return full tiles below the position, read in one batch where they are not kept, and checked."""
+        rows = {tile: self._tiles[tile] for tile in tiles if tile in self._tiles}
+        missing = [tile for tile in tiles if tile not in rows]
+        if missing:
+            read = await self._thread.run(lambda _: stored_hashes(self._store, missing))
+            parents = await self.hashes([(TILE_HEIGHT * (tile.level + 1), tile.index) for tile in missing])
+            for tile, hashes, parent in zip(missing, read, parents, strict=True):
+                rows[tile] = _expand(tile, hashes, parent)
+        for tile in tiles:
+            _keep(self._tiles, tile, rows[tile], MAX_TILES)
+        return rows
 
     async def tile(self, tile: Tile) -> bytes:
         """Return a tile of any width, cut from the fuller one where that is stored.
 
         Raises:
+            DamageError: The tile store lacks it, or holds a damaged one.
             NotFoundError: It is not visible yet.
         """
         if (tile.index * TILE_WIDTH + tile.width) << TILE_HEIGHT * tile.level > self._overlay.size:
             raise NotFoundError("no signed tree has this tile yet")
         data = self._overlay.tile(tile)
         if data is None:
-            (full,) = await self._full_tiles([tile.full()])
-            data = format_tile(parse_tile(full, TILE_WIDTH)[: tile.width])
+            full = tile.full()
+            data = format_tile((await self._rows([full]))[full][0][: tile.width])
         return data
 
     async def bundle(self, bundle: Bundle) -> bytes:
         """Return a bundle of any width, gzip-encoded, cut from the fuller one where that is stored.
 
         Raises:
+            DamageError: The tile store lacks it, or holds a damaged one.
             NotFoundError: It is not visible yet.
         """
         if bundle.index * TILE_WIDTH + bundle.width > self._overlay.size:
@@ -103,17 +107,11 @@ class Tree:
         full = await self._full_bundle(bundle.index)
         return full if bundle.width == TILE_WIDTH else gzip(cut_bundle(gunzip(full), bundle.width))
 
-    async def _full_bundle(self, index: int) -> bytes:
-        """Return a stored bundle, gzip-encoded."""
-        data = await self._thread.run(partial(_read_bundle, self._store, index))
-        if data is None:
-            raise DamageError("tiles.db lacks a bundle; it is rebuilt when it is removed and the server started")
-        return data
-
     async def entry(self, index: int) -> bytes:
         """Return an entry.
 
         Raises:
+            DamageError: The tile store lacks its bundle, or holds a damaged one.
             NotFoundError: It is not visible yet.
         """
         if index >= self._overlay.size:
@@ -124,9 +122,48 @@ class Tree:
             entry = parse_bundle(data, TILE_WIDTH)[index % TILE_WIDTH]
         return entry
 
+    async def _full_bundle(self, index: int) -> bytes:
+        """Return a stored bundle, gzip-encoded, whose entries are the ones of its tile."""
+        data = self._bundles.get(index)
+        if data is None:
+            tile = Tile(0, index)
+            data = await self._thread.run(lambda _: self._store.bundle(index))
+            if data is None:
+                raise DamageError(f"tiles.db lacks a bundle; {_REBUILD}")
+            _check_bundle(index, data, (await self._rows([tile]))[tile][0])
+        _keep(self._bundles, index, data, MAX_BUNDLES)
+        return data
 
-def _read_bundle(store: TileStore, index: int, _: object) -> bytes | None:
-    return store.bundle(index)
+
+_REBUILD = "it is rebuilt when it is removed and the server started"
+
+
+def _expand(tile: Tile, hashes: list[bytes], parent: bytes) -> Rows:
+    """Return the rows of a full tile that hashes to its parent."""
+    rows = [hashes]
+    while len(rows) < TILE_HEIGHT:
+        below = rows[-1]
+        rows.append([node_hash(left, right) for left, right in zip(below[::2], below[1::2], strict=True)])
+    if node_hash(*rows[-1]) != parent:
+        raise DamageError(f"{tile.path} in tiles.db is damaged; {_REBUILD}")
+    return rows
+
+
+def _check_bundle(index: int, data: bytes, leaf_hashes: Sequence[bytes]) -> None:
+    try:
+        entries = parse_bundle(gunzip(data), TILE_WIDTH)
+    except FormatError as error:
+        raise DamageError(f"bundle {index} in tiles.db is damaged: {error}; {_REBUILD}") from error
+    if [leaf_hash(entry) for entry in entries] != leaf_hashes:
+        raise DamageError(f"bundle {index} in tiles.db is damaged; {_REBUILD}")
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Keep a value, and drop the one that was not used for longest."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _tile(node: Node) -> Tile:
@@ -144,12 +181,15 @@ def _row_hash(rows: Sequence[Sequence[bytes]], node: Node) -> bytes:
 
 
 def stored_hashes(store: TileStore, tiles: Iterable[Tile]) -> list[list[bytes]]:
-    """Return the hashes of full tiles that a store must have; for start-up, on the store's thread.
+    """Return the hashes of full tiles that a store must have, not checked; for the store's thread.
 
     Raises:
-        DamageError: One is missing.
+        DamageError: One is missing, or has another length.
     """
     found = store.tiles(tiles)
     if any(data is None for data in found):
-        raise DamageError("tiles.db lacks a tile")
-    return [parse_tile(data, TILE_WIDTH) for data in found if data is not None]
+        raise DamageError(f"tiles.db lacks a tile; {_REBUILD}")
+    try:
+        return [parse_tile(data, TILE_WIDTH) for data in found if data is not None]
+    except FormatError as error:
+        raise DamageError(f"a tile in tiles.db is damaged: {error}; {_REBUILD}") from error

@@ -24,7 +24,7 @@ TLOG_PROOF = "text/x.tlog.proof"
 """Media type of a .tlog-proof file, named like those of tlog-witness and tlog-mirror."""
 
 MAX_BODY_SIZE = MAX_ENTRY_SIZE + 1
-"""aiohttp refuses bodies of this size and above."""
+"""Where aiohttp stops reading a body; whether at this size or above it differs between its versions."""
 
 
 async def post_add(request: web.Request) -> web.Response:
@@ -89,7 +89,10 @@ async def _add(request: web.Request) -> Placed:
     log.check_admission()
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType  # what is received is what is stored, so nothing may be undone on the way
-    return await log.add(await request.read())
+    entry = await request.read()
+    if len(entry) > MAX_ENTRY_SIZE:
+        raise web.HTTPRequestEntityTooLarge(MAX_ENTRY_SIZE)
+    return await log.add(entry)
 
 
 def _have(request: web.Request) -> int:

@@ -18,6 +18,7 @@ No error may be cached, and none says anything about the inside.
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
@@ -41,6 +42,7 @@ _TABLE: tuple[tuple[type[TreeheadError], int, str, str], ...] = (
     (PushbackError, 503, "busy", "The log is busy"),
     (StoppedError, 503, "stopping", "The log is stopping"),
     (DamageError, 500, "damaged", "What is stored does not verify"),
+    (TreeheadError, 500, "internal", "The server has a defect"),
 )
 
 _BY_STATUS = {
@@ -84,16 +86,20 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(500, "internal", "The server has a defect")
 
 
+async def never_cache_errors(_: web.Request, response: web.StreamResponse) -> None:
+    """Mark every error, also one that aiohttp answers before a handler is called."""
+    if response.status >= 400:
+        response.headers["Cache-Control"] = "no-store"
+
+
 def _of_error(error: TreeheadError) -> web.Response:
-    for kind, status, name, title in _TABLE:
-        if isinstance(error, kind):
-            if isinstance(error, DamageError):
-                log.error("answer.damaged", reason=str(error))
-            response = problem(status, name, title, str(error))
-            if isinstance(error, PushbackError) and error.retry_after is not None:
-                response.headers["Retry-After"] = str(error.retry_after)
-            return response
-    raise error
+    _, status, name, title = next(row for row in _TABLE if isinstance(error, row[0]))
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("answer.refused", reason=str(error), error=type(error).__name__)
+    response = problem(status, name, title, str(error))
+    if isinstance(error, PushbackError) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def _of_http(error: web.HTTPException) -> web.Response:

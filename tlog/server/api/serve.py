@@ -18,7 +18,7 @@ from aiohttp import web
 
 from tlog.server.api import entries, health, static
 from tlog.server.api.keys import LOG
-from tlog.server.api.problems import problems
+from tlog.server.api.problems import never_cache_errors, problems
 from tlog.server.log import ServedLog, open_log
 
 if TYPE_CHECKING:
@@ -40,8 +40,20 @@ def make_app(served: ServedLog) -> web.Application:
     """Return the application of an open log."""
     app = web.Application(middlewares=[problems], client_max_size=entries.MAX_BODY_SIZE)
     app[LOG] = served
+    app.on_response_prepare.append(never_cache_errors)
     app.add_routes([*static.routes(), *entries.routes(), *health.routes()])
     return app
+
+
+def make_runner(served: ServedLog) -> web.AppRunner:
+    """Return the runner of an open log; bodies come as they were sent, so that an encoded one can be refused."""
+    return web.AppRunner(
+        make_app(served),
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
 
 
 async def serve(config: Config, host: str, port: int) -> None:
@@ -61,9 +73,7 @@ async def serve(config: Config, host: str, port: int) -> None:
 
 async def _listen(served: ServedLog, host: str, port: int, stop: asyncio.Event) -> None:
     """Serve an open log until the event is set, then answer what is under way."""
-    runner = web.AppRunner(
-        make_app(served), access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=SHUTDOWN_S
-    )
+    runner = make_runner(served)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()

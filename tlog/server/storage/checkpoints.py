@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlog.server.errors import CommitError
 from tlog.server.storage import SignedHead
-from tlog.server.storage.database import DURABLE_ALONE, Upkeep, connect
+from tlog.server.storage.database import DURABLE_ALONE, Upkeep, connect, settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,4 +78,4 @@ def open_checkpoints(path: Path, *, create: bool = False) -> sqlite3.Connection:
     Raises:
         StartRefusedError: It is missing, in use, or is not what this version writes.
     """
-    return connect(path, SCHEMA, DURABLE_ALONE, create=create)
+    return settle(connect(path, SCHEMA, DURABLE_ALONE, create=create), path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import aiosqlite
 
-from tlog.server.errors import CommitError, StartRefusedError
+from tlog.server.errors import CommitError, DamagedFileError, StartRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -91,7 +91,8 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
     """
     mode = "rwc" if create else "rw"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, timeout=0, uri=True, isolation_level=None)
         try:
             for name, value in {**settings, **_COMMON}.items():
                 _set(connection, path, name, value)
@@ -101,8 +102,29 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         raise StartRefusedError(f"{path} cannot be opened: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
+    return connection
+
+
+def settle(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """Move what the WAL holds into the database, durably, before anything of it is trusted.
+
+    After a crash SQLite reads a WAL whose last fsync never happened, or failed: what is in it may be gone tomorrow.
+
+    Raises:
+        StartRefusedError: It cannot be moved.
+    """
+    try:
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        raise StartRefusedError(f"{path}: its WAL cannot be made durable: {error}") from error
+    if busy:
+        connection.close()
+        raise StartRefusedError(f"{path} is in use by another program, so its WAL cannot be made durable; end it")
     return connection
 
 
@@ -120,7 +142,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> No
         wanted = _fingerprint(fresh)
     fresh.close()
     if _fingerprint(connection) != wanted:
-        raise StartRefusedError(f"{path} has another schema than this version writes; was it edited, or is it older?")
+        raise DamagedFileError(f"{path} has another schema than this version writes; was it edited, or is it older?")
 
 
 def _fingerprint(connection: sqlite3.Connection) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlog.server.errors import CommitError, StartRefusedError
 from tlog.server.storage import Segment
-from tlog.server.storage.database import DURABLE, Upkeep, connect
+from tlog.server.storage.database import DURABLE, Upkeep, connect, settle
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
@@ -85,4 +85,4 @@ def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:
     Raises:
         StartRefusedError: It is missing, or is not what this version writes.
     """
-    return connect(path, SCHEMA, DURABLE, create=create)
+    return settle(connect(path, SCHEMA, DURABLE, create=create), path)
