@@ -32,7 +32,7 @@ from tlog.note import sign_note
 from tlog.policy import Policy
 from tlog.proof import parse_proof, verify_proof
 from tlog_client import AsyncLog, Log, OptionError
-from tlog_client.log import Added, Flows
+from tlog_client.log import Added, Flows, UncheckedError
 from tlog_client.run import drive
 
 
@@ -146,7 +146,20 @@ def test_an_add_that_could_not_be_checked_says_the_index() -> None:
     log.lies["v1/entries"] = answering(consistency={"from": 299, "proof": log.tree.proof(299, 300)})
     with pytest.raises(CouldNotCheckError) as caught:
         drive(log, flows.add(b"mine"))
-    assert "index 300" in "".join(caught.value.__notes__)
+    assert isinstance(caught.value, UncheckedError)
+    assert caught.value.answer.index == 300
+
+
+def test_an_add_that_could_not_be_checked_is_not_taken_for_one_that_was_refused() -> None:
+    """A busy log is asked again; an entry that is in the log already must not be added once more."""
+    log = SimulatedLog.of_size(300)
+    flows = flows_of(log)
+    drive(log, flows.checkpoint())
+    log.lies["tile/"] = always(503)
+    log.lies["v1/entries"] = answering(consistency={"from": 299, "proof": log.tree.proof(299, 300)})
+    with pytest.raises(UncheckedError) as caught:
+        drive(log, flows.add(b"mine"))
+    assert not isinstance(caught.value, PushbackError)
 
 
 def test_an_entry_that_is_too_long_is_refused_before_anything_is_sent() -> None:

@@ -46,10 +46,14 @@ def gunzip(data: bytes) -> bytes:
     Raises:
         DamageError: It is something else.
     """
+    reader = isal_zlib.decompressobj(_GZIP)
     try:
-        return isal_zlib.decompress(data, _GZIP)
+        decoded = reader.decompress(data)
     except isal_zlib.IsalError as error:  # type: ignore[misc]  # isal's stub takes the class for an instance
         raise DamageError(f"a bundle in tiles.db is damaged: {error}") from error
+    if not reader.eof or reader.unused_data:
+        raise DamageError("a bundle in tiles.db is damaged: its gzip is cut off, or has bytes behind its end")
+    return decoded
 
 
 def derive(overlay: Overlay) -> Derived | None:

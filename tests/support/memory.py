@@ -1,0 +1,60 @@
+"""Both storage protocols in memory: small enough to be read in full, and easy to make lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tests.support.static import unframed
+from tlog.server.errors import CommitError, StartRefusedError
+
+if TYPE_CHECKING:
+    from tlog.server.storage import Segment, SignedHead
+
+
+class MemoryStorage:
+    """Storage in a list; several of them may share one."""
+
+    def __init__(self, segments: list[Segment] | None = None) -> None:
+        self.segments = [] if segments is None else segments
+
+    def append(self, segment: Segment) -> None:
+        if segment.first != self.size() or segment.count < 1:
+            raise CommitError(f"the stored log does not end at {segment.first}")
+        self.segments.append(segment)
+
+    def size(self) -> int:
+        return self.segments[-1].end if self.segments else 0
+
+    def segment_at(self, index: int) -> Segment | None:
+        return next((segment for segment in self.segments if segment.first <= index < segment.end), None)
+
+    def entries(self, start: int, end: int) -> list[bytes]:
+        if end > self.size():
+            raise StartRefusedError(f"no entry {end - 1}")
+        return [entry for segment in self.segments for entry in unframed(segment.entries)][start:end]
+
+
+class MemoryCheckpointStore:
+    """CheckpointStore in a dictionary; several of them may share one."""
+
+    def __init__(self, heads: dict[str, SignedHead] | None = None) -> None:
+        self.heads = {} if heads is None else heads
+
+    def create(self, head: SignedHead) -> None:
+        if head.origin in self.heads:
+            raise CommitError("the origin has a head")
+        self.heads[head.origin] = head
+
+    def acquire(self, origin: str) -> SignedHead | None:
+        if origin not in self.heads:
+            return None
+        head = self.heads[origin]
+        self.heads[origin] = replace(head, epoch=head.epoch + 1)
+        return self.heads[origin]
+
+    def swap(self, old: SignedHead, new: SignedHead) -> None:
+        found = self.heads.get(old.origin)
+        if found is None or (found.epoch, found.size, found.root) != (old.epoch, old.size, old.root):
+            raise CommitError("lost the checkpoint store")
+        self.heads[old.origin] = replace(new, origin=old.origin, epoch=old.epoch)
