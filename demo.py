@@ -69,7 +69,7 @@ GO_ON = """\
   ./dev serve                                        a log of your own, on port 8080; in a second shell:
 
   . .venv/bin/activate
-  export TREEHEAD_LOG=http://localhost:8080 TREEHEAD_VKEY=@.treehead/log/vkey
+  export TREEHEAD_LOG=http://localhost:8080 TREEHEAD_VKEY=@.treehead/log/vkey TREEHEAD_STATE_DIR=.treehead/state
   echo 'hello, log' > entry.txt
   tlog submit entry.txt -o entry.tlog-proof
   tlog verify entry.txt entry.tlog-proof             offline: no log needed

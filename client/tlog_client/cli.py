@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tlog.errors import TreeheadError
 from tlog.merkle import leaf_hash
 from tlog.proof import MAX_PROOF_SIZE, parse_proof, verify_proof
 from tlog.tile import MAX_ENTRY_SIZE
-from tlog_client.option import FILE, offline_options, online_options, read_file
-from tlog_client.report import MEANINGS, News, progress, show_json
+from tlog_client.option import FILE, check_output, offline_options, online_options, read_file
+from tlog_client.report import MEANINGS, News, progress, show_added, show_json
 
 if TYPE_CHECKING:
     from tlog_client.log import Added
@@ -64,7 +65,7 @@ def submit(options: Options, files: tuple[str, ...], output: Path | None, *, lin
     import asyncio
 
     from tlog_client.log import AsyncLog
-    from tlog_client.submit import read_entries, submit_all
+    from tlog_client.submit import read_entries, so_far, submit_all
 
     if not files and sys.stdin.isatty():
         raise click.UsageError("name a FILE, or - for stdin")
@@ -75,25 +76,30 @@ def submit(options: Options, files: tuple[str, ...], output: Path | None, *, lin
             raise click.UsageError("-o takes the proof of exactly one entry")
         entries = iter([first])
     count = 0
+    check_output(output)
     with progress("submitting", as_json=options.as_json) as advance:
 
         def show(added: Added) -> None:
             nonlocal count
+            show_added(added, as_json=options.as_json)
             count += 1
             advance(count, None)
             if output:
                 output.write_bytes(added.proof.format())
-            if options.as_json:
-                size = added.checkpoint.size
-                show_json({"index": added.index, "leaf_hash": added.leaf_hash.hex(), "size": size})
-            else:
-                click.echo(added.index)
 
         async def run() -> None:
             async with AsyncLog(options.url, options.policy, state_dir=options.state_dir, token=options.token) as log:
                 await submit_all(log, entries, show)
 
-        asyncio.run(run())
+        try:
+            asyncio.run(run())
+        except (KeyboardInterrupt, BrokenPipeError):
+            click.echo(f"tlog: stopped; {so_far(count)}", err=True)
+            raise
+        except TreeheadError as error:
+            if lines:
+                error.add_note(so_far(count))
+            raise
 
 
 @cli.command()
@@ -110,6 +116,7 @@ def get(options: Options, index: int, output: Path | None) -> None:
     """  # noqa: D301  # \b is click's
     from tlog_client.log import Log
 
+    check_output(output)
     with Log(options.url, options.policy, state_dir=options.state_dir, token=options.token) as log:
         fetched = log.get(index)
     if output:
@@ -180,7 +187,7 @@ def monitor(options: Options, interval: float, *, once: bool) -> None:
 
     \b
     Examples:
-      tlog monitor --once || mail -s "log alarm" you@example.org
+      tlog monitor --once; test $? -ne 4 || mail -s "the log is forked" you@example.org
       tlog monitor --interval 60 --json
     """  # noqa: D301  # \b is click's
     import asyncio

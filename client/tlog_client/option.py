@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from functools import wraps
@@ -58,17 +59,39 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that is read."""
 
 _OFFLINE = (
-    click.option("--vkey", envvar="TREEHEAD_VKEY", metavar="VKEY|@FILE", help="The log's public key, or @ and a file."),
-    click.option("--policy", envvar="TREEHEAD_POLICY", type=FILE, metavar="FILE", help="A policy instead of a key."),
+    click.option(
+        "--vkey",
+        envvar="TREEHEAD_VKEY",
+        show_envvar=True,
+        metavar="VKEY|@FILE",
+        help="The log's public key, or @ and a file.",
+    ),
+    click.option(
+        "--policy",
+        envvar="TREEHEAD_POLICY",
+        show_envvar=True,
+        type=FILE,
+        metavar="FILE",
+        help="A policy instead of a key.",
+    ),
     click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_answer_in_json, help="Print JSON."),
 )
 
 _ONLINE = (
-    click.option("--log", "url", envvar="TREEHEAD_LOG", required=True, metavar="URL", help="Address of the log."),
+    click.option(
+        "--log",
+        "url",
+        envvar="TREEHEAD_LOG",
+        show_envvar=True,
+        required=True,
+        metavar="URL",
+        help="Address of the log.",
+    ),
     *_OFFLINE[:2],
     click.option(
         "--state-dir",
         envvar="TREEHEAD_STATE_DIR",
+        show_envvar=True,
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
         help="Where trust is kept.  [default: $XDG_STATE_HOME/treehead, else ~/.local/state/treehead]",
@@ -115,6 +138,12 @@ def _decorate(
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is done whose result it is to hold."""
+    if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise click.UsageError(f"{path} cannot be written; nothing was sent")
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -32,6 +32,7 @@ from tlog_client.state import BadEntryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tlog_client.log import Added
     from tlog_client.monitor import Round
 
 
@@ -66,9 +67,9 @@ MEANINGS = {
 _ERRORS: tuple[tuple[type[Exception], ExitCode, str], ...] = (
     (ForkError, ExitCode.FORK, "stop relying on this log, keep both notes and show them to others"),
     (PolicyError, ExitCode.POLICY, "it may be met later: try again"),
-    (VerificationError, ExitCode.VERIFICATION, "do not rely on this; check that key and URL belong together"),
-    (FormatError, ExitCode.VERIFICATION, "do not rely on this; check that the URL is that of a log"),
-    (NotFoundError, ExitCode.NOT_FOUND, "check the index and the URL"),
+    (VerificationError, ExitCode.VERIFICATION, "do not rely on this; check that key, log and files belong together"),
+    (FormatError, ExitCode.VERIFICATION, "do not rely on this; check that key, log and files belong together"),
+    (NotFoundError, ExitCode.NOT_FOUND, "check the URL, and the index if you gave one"),
     (PushbackError, ExitCode.UNAVAILABLE, "try again later"),
     (RefusedError, ExitCode.OTHER, "check what was asked for"),
     (CouldNotCheckError, ExitCode.UNAVAILABLE, "check the URL and try again; nothing was proven"),
@@ -102,6 +103,15 @@ def show_error(error: Exception, *, as_json: bool, alarm: str | None = None) -> 
     prefix = f"ALARM ({alarm}): " if alarm else ""
     click.secho("tlog: ", fg="red", err=True, nl=False, color=_color())
     click.echo(prefix + " ".join(line.split()), err=True)
+
+
+def show_added(added: Added, *, as_json: bool) -> None:
+    """Print where an entry is."""
+    if as_json:
+        size = added.checkpoint.size
+        show_json({"index": added.index, "leaf_hash": added.leaf_hash.hex(), "size": size})
+    else:
+        click.echo(added.index)
 
 
 def show_json(fields: dict[str, object]) -> None:

@@ -94,6 +94,11 @@ class _Reader:
             self._loop.call_soon_threadsafe(self._read.put_nowait, item)
 
 
+def so_far(count: int) -> str:
+    """Say what is known of entries when submitting them ended early."""
+    return f"{count} indexes were printed, and up to {MAX_IN_FLIGHT} more entries may have been appended"
+
+
 async def submit_all(log: AsyncLog, entries: Iterator[bytes], report: Callable[[Added], None]) -> None:
     """Add entries, up to 64 at once, and report each in the order of the input.
 

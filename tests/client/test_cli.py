@@ -107,7 +107,9 @@ def test_a_line_is_reported_while_stdin_stays_open() -> None:
     assert process.stdout.readline() == b"300\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
-    assert process.communicate()[1].strip() == b""
+    said = process.communicate()[1].strip()
+    assert said.startswith(b"tlog: stopped; 1 indexes were printed, and up to 64 more")
+    assert b"\n" not in said
 
 
 def test_a_busy_log_is_asked_again_as_it_wishes(
@@ -288,9 +290,10 @@ def test_damaged_state_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert str(state) in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_1() -> None:
-    assert run(["get", "0", "-o", "missing/folder"]) == ExitCode.OTHER
-    assert run(["submit", __file__, "-o", "missing/folder"]) == ExitCode.OTHER
+def test_an_output_that_cannot_be_written_is_2_and_nothing_is_sent(log: SimulatedLog) -> None:
+    assert run(["get", "0", "-o", "missing/folder"]) == ExitCode.USAGE
+    assert run(["submit", __file__, "-o", "missing/folder"]) == ExitCode.USAGE
+    assert log.asked == []
 
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:

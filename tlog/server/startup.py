@@ -215,7 +215,8 @@ async def _derived(config: Config, writer: Database, truth: _Truth) -> AsyncIter
     if not await _fits(writer, truth, path):
         fresh = path.with_name("tiles.db.new")
         _remove(fresh)
-        log.info("tiles.rebuilding", of=truth.head.size)
+        if truth.head.size > TILE_WIDTH:  # a new log has none to build
+            log.info("tiles.rebuilding", of=truth.head.size)
         async with _database(partial(open_tiles, fresh, create=True)) as thread:
             rebuilt = await _bring_up(writer, truth, thread)
         if rebuilt is None:
