@@ -21,6 +21,8 @@ from tlog_client.option import FILE, check_output, offline_options, online_optio
 from tlog_client.report import MEANINGS, News, progress, show_added, show_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlog_client.log import Added
     from tlog_client.option import Options
 
@@ -71,12 +73,9 @@ def submit(options: Options, files: tuple[str, ...], output: Path | None, *, lin
         raise click.UsageError("name a FILE, or - for stdin")
     entries = read_entries(files or ("-",), lines=lines)
     if output:
-        first, second = next(entries, None), next(entries, None)
-        if first is None or second is not None:
-            raise click.UsageError("-o takes the proof of exactly one entry")
-        entries = iter([first])
+        check_output(output)
+        entries = iter([_only(entries)])
     count = 0
-    check_output(output)
     with progress("submitting", as_json=options.as_json) as advance:
 
         def show(added: Added) -> None:
@@ -100,6 +99,13 @@ def submit(options: Options, files: tuple[str, ...], output: Path | None, *, lin
             if lines:
                 error.add_note(so_far(count))
             raise
+
+
+def _only(entries: Iterator[bytes]) -> bytes:
+    first, second = next(entries, None), next(entries, None)
+    if first is None or second is not None:
+        raise click.UsageError("-o takes the proof of exactly one entry")
+    return first
 
 
 @cli.command()

@@ -92,7 +92,6 @@ def test_the_time_of_a_segment_is_never_before_that_of_the_segment_before() -> N
     for time_ms in (2000, 500, 1999, 2000, 2001):
         log.run(time_ms=time_ms)
     assert [segment.time_ms for segment in log.storage.segments] == [1000, 2000, 2000, 2000, 2000, 2001]
-    assert log.commit.last_ms == 2001
 
 
 def test_the_time_of_the_newest_stored_segment_counts_after_a_restart() -> None:

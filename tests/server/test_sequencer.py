@@ -227,6 +227,8 @@ async def test_closing_an_idle_log_ends_it() -> None:
         await log.add(b"x")
         log.sequencer.close()
         await log.run
+        with pytest.raises(StoppedError):
+            await log.add(b"later")
 
 
 async def test_after_a_failed_commit_nobody_is_answered_until_the_log_is_abandoned() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import sqlite3
 import sys
 from pathlib import Path
@@ -10,19 +9,7 @@ from pathlib import Path
 import click
 
 from tlog.errors import TreeheadError
-from tlog.server.errors import ConfigError, StartRefusedError
-
-
-class Exit(enum.IntEnum):
-    """What `tlogd` tells a supervisor."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    REFUSED = 3  # the state on disk does not fit; a restart will not help
-    STOPPED = 4  # stopped to protect the log; a restart finds out what is durable
-    DAMAGED = 5  # damage found
-
+from tlog.server.errors import ConfigError, Exit, StartRefusedError
 
 _EPILOG = """\b
 Exit codes:

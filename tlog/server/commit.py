@@ -12,6 +12,7 @@ again. Start-up calls `finish`, steps 5 to 7, for a segment that was stored and 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from tlog.server.storage import Segment, SignedHead
 from tlog.tile import format_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tlog.note import Signer
     from tlog.server.storage import CheckpointStore, Storage
@@ -70,16 +71,12 @@ class Commit:
         self._policy = Policy((signer.verifier,))
         self._head = head
         self._edge = edge
-        self._recount = Recount(edge.size, tuple((level, peak) for (level, _), peak in zip(edge.nodes(), edge.peaks)))  # noqa: B905 — equal by construction
+        heights = (level for level, _ in edge.nodes())
+        self._recount = Recount(edge.size, tuple(zip(heights, edge.peaks, strict=True)))
         self._last_ms = last_ms
         self._broken = (edge.size, edge.root()) != (head.size, head.root) or self._recount.root() != head.root
         if self._broken:
             raise CommitError("the tree in memory is not the one of the signed head")
-
-    @property
-    def last_ms(self) -> int:
-        """The time of the newest segment, milliseconds since 1970."""
-        return self._last_ms
 
     def run(self, entries: Sequence[bytes], leaf_hashes: Sequence[bytes], time_ms: int) -> Committed:
         """Append a batch and sign the new head: steps 3 to 7.
@@ -92,22 +89,20 @@ class Commit:
         Raises:
             CommitError: A step failed, or one failed before; nothing more can be committed.
         """
-        self._guard()
-        growth = extend(self._edge, leaf_hashes)
-        self._last_ms = max(time_ms, self._last_ms)
-        self._storage.append(
-            Segment(
-                first=growth.old.size,
-                count=len(entries),
-                entries=format_bundle(entries),
-                root=growth.new.root(),
-                leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
-                time_ms=self._last_ms,
+        with self._attempt():
+            growth = extend(self._edge, leaf_hashes)
+            self._last_ms = max(time_ms, self._last_ms)
+            self._storage.append(
+                Segment(
+                    first=growth.old.size,
+                    count=len(entries),
+                    entries=format_bundle(entries),
+                    root=growth.new.root(),
+                    leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
+                    time_ms=self._last_ms,
+                )
             )
-        )
-        committed = self._sign(growth)
-        self._broken = False
-        return committed
+            return self._sign(growth)
 
     def finish(self, leaf_hashes: Sequence[bytes]) -> Committed:
         """Sign the head of a segment that is already stored: steps 5 to 7.
@@ -115,16 +110,17 @@ class Commit:
         Raises:
             CommitError: A step failed; nothing more can be committed.
         """
-        self._guard()
-        committed = self._sign(extend(self._edge, leaf_hashes))
-        self._broken = False
-        return committed
+        with self._attempt():
+            return self._sign(extend(self._edge, leaf_hashes))
 
-    def _guard(self) -> None:
-        """Count every commit as failed until it has returned."""
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Count a commit as failed until it has ended well, and refuse every one after a failed one."""
         if self._broken:
             raise CommitError("an earlier commit failed; only a restart can tell what is durable")
         self._broken = True
+        yield
+        self._broken = False
 
     def _sign(self, growth: Growth) -> Committed:
         """Take steps 5 to 7 for the segment behind the signed head."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from tlog.errors import TreeheadError
 
 
@@ -31,3 +33,14 @@ class CreateError(TreeheadError):
 
 class ConfigError(TreeheadError):
     """The configuration file cannot be used; the message says what to do."""
+
+
+class Exit(enum.IntEnum):
+    """What `tlogd` tells a supervisor."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3  # the state on disk does not fit; a restart will not help
+    STOPPED = 4  # stopped to protect the log; a restart finds out what is durable
+    DAMAGED = 5  # damage found

@@ -22,7 +22,7 @@ import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -92,6 +92,10 @@ class _Truth:
     head: SignedHead
     tail: Segment | None
     last_ms: int
+
+
+_Derived: TypeAlias = "tuple[Edge, Overlay, Follower]"
+"""The tree up to the signed head, in memory and in tiles.db."""
 
 
 @asynccontextmanager
@@ -209,39 +213,50 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
 
 
 @asynccontextmanager
-async def _derived(config: Config, writer: Database, truth: _Truth) -> AsyncIterator[tuple[Edge, Overlay, Follower]]:
+async def _derived(config: Config, writer: Database, truth: _Truth) -> AsyncIterator[_Derived]:
     """Take steps 6 and 7: with the tiles that are there, or else with new ones, which replace them once they fit."""
     path = config.path("tiles.db")
-    if not await _fits(writer, truth, path):
-        fresh = path.with_name("tiles.db.new")
-        _remove(fresh)
-        if truth.head.size > TILE_WIDTH:  # a new log has none to build
-            log.info("tiles.rebuilding", of=truth.head.size)
-        async with _database(partial(open_tiles, fresh, create=True)) as thread:
-            rebuilt = await _bring_up(writer, truth, thread)
-        if rebuilt is None:
+    async with _brought_up(writer, truth, path) as derived:
+        if derived is not None:
+            yield derived
+            return
+    await _rebuild(writer, truth, path)
+    async with _brought_up(writer, truth, path) as derived:
+        if derived is None:
+            raise StartRefusedError("tiles.db changed while it was opened; start again")
+        yield derived
+
+
+@asynccontextmanager
+async def _brought_up(writer: Database, truth: _Truth, path: Path) -> AsyncIterator[_Derived | None]:
+    """Open tiles and bring them up to the signed head; None if they are missing, damaged, or not of its tree."""
+    try:
+        thread = await Database.open(partial(open_tiles, path)) if path.exists() else None  # noqa: ASYNC240 — nothing else runs yet
+    except DamagedFileError:
+        thread = None
+    if thread is None:
+        yield None
+        return
+    try:
+        yield await _bring_up(writer, truth, thread)
+    finally:
+        await thread.close()
+
+
+async def _rebuild(writer: Database, truth: _Truth, path: Path) -> None:
+    """Build tiles from the entries beside the old ones, which may hold the only good copy until the new ones fit."""
+    fresh = path.with_name(f"{path.name}.new")
+    _remove(fresh)
+    if truth.head.size > TILE_WIDTH:  # a new log has none to build
+        log.info("tiles.rebuilding", of=truth.head.size)
+    async with _database(partial(open_tiles, fresh, create=True)) as thread:
+        if await _bring_up(writer, truth, thread) is None:
             raise StartRefusedError(
                 f"the entries of log.db do not have the root of the signed head {truth.head.size}: an entry was "
                 "changed. Restore the right log.db, or see: tlogd repair"
             )
-        _remove(path)
-        fresh.rename(path)
-    async with _database(partial(open_tiles, path)) as thread:
-        parts = await _bring_up(writer, truth, thread)
-        if parts is None:
-            raise StartRefusedError("tiles.db changed while it was opened; start again")
-        yield parts
-
-
-async def _fits(writer: Database, truth: _Truth, path: Path) -> bool:
-    """Return whether the tiles that are there can be brought up to the signed head."""
-    if not path.exists():  # noqa: ASYNC240 — nothing else runs yet
-        return False
-    try:
-        async with _database(partial(open_tiles, path)) as thread:
-            return await _bring_up(writer, truth, thread) is not None
-    except DamagedFileError:
-        return False
+    _remove(path)
+    fresh.rename(path)
 
 
 def _remove(path: Path) -> None:
@@ -250,7 +265,7 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> tuple[Edge, Overlay, Follower] | None:
+async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> _Derived | None:
     """Bring the tiles of a store up to the signed head; None if they are damaged, or not of its tree."""
     try:
         store = await thread.run(TileStore)

@@ -19,6 +19,7 @@ from aiohttp import web
 from tlog.server.api import entries, health, static
 from tlog.server.api.keys import LOG
 from tlog.server.api.problems import never_cache_errors, problems
+from tlog.server.errors import Exit
 from tlog.server.log import ServedLog, open_log
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ SHUTDOWN_S = 10.0
 
 KEEPALIVE_S = 60.0
 """Seconds that an idle connection is kept."""
-
-STOPPED = 4
-"""Exit code of a log that stopped to protect itself."""
 
 log = structlog.get_logger()
 
@@ -102,7 +100,7 @@ def exit_stopped(error: BaseException) -> NoReturn:
     """End the process here and now: what is durable is only known after a restart."""
     log.critical("log.stopped", reason=str(error), error=type(error).__name__)
     sys.stderr.flush()
-    os._exit(STOPPED)
+    os._exit(Exit.STOPPED)
 
 
 class _Bridge(logging.Handler):
