@@ -6,6 +6,10 @@ bytes: it follows no redirect, undoes Content-Encoding, and reads at most `max_s
     Answer   the body of POST /v1/entries and GET /v1/entries/{index} in CBOR: a map with the text keys
              "index" (unsigned), "leafHash" (32 bytes), "proof" (array of 32 bytes), "checkpoint" (bytes of a note),
              and where asked for "entry" (bytes) and "consistency" ({"from": unsigned, "proof": array of 32 bytes})
+
+    Batch    the body of POST /v1/entries/batch in CBOR: a map with the text keys "results" (an array, for each entry in
+             the order sent, of {"index": unsigned, "leafHash": 32 bytes, "isNew": boolean}), "proof" (the multiproof
+             of all these entries, see `tlog.multiproof`), "checkpoint" and "consistency" as above
 """
 
 from __future__ import annotations
@@ -32,11 +36,26 @@ T = TypeVar("T")
 CBOR = "application/cbor"
 """Media type of Answer."""
 
+PROBLEM_CBOR = "application/concise-problem-details+cbor"
+"""Media type of a problem in CBOR (RFC 9290): a map with -1 for its title and -2 for its detail."""
+
 MAX_ANSWER_SIZE = MAX_NOTE_SIZE + MAX_ENTRY_SIZE + 3 * HASH_SIZE * MAX_PROOF_HASHES
 """Largest Answer that is read, in bytes: its parts at their limits, with room for the framing."""
 
+MAX_BATCH_ENTRIES = 4096
+"""Most entries in one batch that a client sends; a log may be set to take fewer."""
+
+MAX_BATCH_BYTES = 4 << 20
+"""Most bytes of entries, with 3 more for each, in one batch that a client sends; what a log takes at least."""
+
 MAX_PROBLEM_SIZE = 1 << 16
 """Largest error body that is read, in bytes; only its title and detail are shown."""
+
+_MAX_RESULT_SIZE = 96 + HASH_SIZE * 2 * MAX_PROOF_HASHES
+"""Most bytes of the answer to a batch for one entry: its result, and its part of the multiproof at the worst."""
+
+KEY_HEADER = "Idempotency-Key"
+"""Request header: a name for this request, under which it is carried out once however often it is sent."""
 
 HAVE_HEADER = "Treehead-Have"
 """Request header: the size that the client trusts; the answer then proves consistency from it."""
@@ -119,6 +138,79 @@ class Answer:
         return TlogProof(self.index, self.proof, self.checkpoint)
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the log says about one entry of a batch.
+
+    Attributes:
+        index: Zero-based index of the entry.
+        leaf_hash: Leaf hash, 32 bytes.
+        is_new: Whether the entry was appended by this request; if not, the log had it already.
+    """
+
+    index: int
+    leaf_hash: bytes
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What the log says about a batch of entries; nothing of it is verified yet.
+
+    Attributes:
+        results: One for each entry, in the order sent.
+        proof: Multiproof of all of them to the checkpoint's root, 32 bytes each.
+        checkpoint: Signed note.
+        consistency: Size and proof: from that size to the checkpoint, where it was asked for.
+    """
+
+    results: tuple[Result, ...]
+    proof: tuple[bytes, ...]
+    checkpoint: bytes
+    consistency: tuple[int, tuple[bytes, ...]] | None = None
+
+    def format(self) -> bytes:
+        """Write the answer in deterministic CBOR."""
+        value: dict[int | str, Value] = {
+            "results": [
+                {"index": result.index, "leafHash": result.leaf_hash, "isNew": result.is_new} for result in self.results
+            ],
+            "proof": list[Value](self.proof),
+            "checkpoint": self.checkpoint,
+        }
+        if self.consistency is not None:
+            value["consistency"] = {"from": self.consistency[0], "proof": list[Value](self.consistency[1])}
+        return encode(value)
+
+
+def parse_batch_answer(data: bytes) -> BatchAnswer:
+    """Parse the answer to a batch.
+
+    Raises:
+        FormatError: Not deterministic CBOR, or a part is missing, unknown, or of another type or length.
+    """
+    match decode(data):
+        case {"results": list(results), "proof": list(proof), "checkpoint": bytes(note), **rest} if (
+            None not in rest.values()  # what is absent has no key
+        ):
+            consistency = rest.pop("consistency", None)
+            if not rest:
+                hashes = _hashes(proof, len(proof))
+                return BatchAnswer(tuple(map(_result, results)), hashes, note, _consistency(consistency))
+        case _:
+            pass
+    raise FormatError("not an answer to a batch: a part is missing, unknown or of another type")
+
+
+def _result(value: object) -> Result:
+    match value:
+        case {"index": index, "leafHash": bytes(leaf), "isNew": bool(is_new), **rest} if (
+            len(leaf) == HASH_SIZE and not rest
+        ):
+            return Result(_size(index), leaf, is_new)
+    raise FormatError("not the result of an entry")
+
+
 def parse_answer(data: bytes) -> Answer:
     """Parse an answer.
 
@@ -152,9 +244,9 @@ def _size(value: object) -> int:
     return value
 
 
-def _hashes(value: object) -> tuple[bytes, ...]:
+def _hashes(value: object, limit: int = 2 * MAX_PROOF_HASHES) -> tuple[bytes, ...]:
+    """Return hashes of 32 bytes; as many at most as a consistency proof has, which walks down once and up once."""
     hashes = tuple(item for item in value if isinstance(item, bytes)) if isinstance(value, list) else ()
-    limit = 2 * MAX_PROOF_HASHES  # a consistency proof walks down once and up once
     if not isinstance(value, list) or len(value) > limit or [HASH_SIZE] * len(value) != [len(item) for item in hashes]:
         raise FormatError("not a proof: an array of hashes of 32 bytes")
     return hashes
@@ -173,12 +265,13 @@ def fetch_checkpoint() -> Fetching[bytes]:
     return check(response).body
 
 
-def fetch_add(entry: bytes, have: int = 0) -> Fetching[Answer]:
-    """Append an entry of at most 65,535 bytes and return what the log says of it, not verified.
+def fetch_add(entry: bytes, have: int = 0, key: str | None = None) -> Fetching[tuple[Answer, bool]]:
+    """Append an entry of at most 65,535 bytes; return what the log says of it, and whether it is new; not verified.
 
     Args:
         entry: The entry.
         have: The size that the caller trusts; from any but 0 the answer proves consistency.
+        key: Idempotency-Key, 1 to 255 visible ASCII characters: the same request under the same key adds nothing twice.
 
     Raises:
         FormatError: The answer breaks its form.
@@ -186,8 +279,30 @@ def fetch_add(entry: bytes, have: int = 0) -> Fetching[Answer]:
     """
     headers = [("Accept", CBOR), ("Content-Type", "application/octet-stream")]
     headers += [(HAVE_HEADER, str(have))] if have else []
+    headers += [(KEY_HEADER, key)] if key is not None else []
     (response,) = yield [Request("POST", "v1/entries", tuple(headers), entry, MAX_ANSWER_SIZE)]
-    return parse_answer(check(response, 200, 201).body)
+    return parse_answer(check(response, 200, 201).body), response.status == 201
+
+
+def fetch_add_batch(entries: Sequence[bytes], have: int = 0, key: str | None = None) -> Fetching[BatchAnswer]:
+    """Append entries, each of at most 65,535 bytes, in this order, and return what the log says, not verified.
+
+    Args:
+        entries: At least one, at most MAX_BATCH_ENTRIES, and together at most MAX_BATCH_BYTES.
+        have: The size that the caller trusts; from any but 0 the answer proves consistency.
+        key: Idempotency-Key, 1 to 255 visible ASCII characters: the same request under the same key adds nothing twice.
+
+    Raises:
+        FormatError: The answer breaks its form.
+        CouldNotCheckError: The log did not answer with one.
+    """
+    headers = [("Accept", CBOR), ("Content-Type", CBOR)]
+    headers += [(HAVE_HEADER, str(have))] if have else []
+    headers += [(KEY_HEADER, key)] if key is not None else []
+    body = encode(list[Value](entries))
+    limit = MAX_ANSWER_SIZE + len(entries) * _MAX_RESULT_SIZE
+    (response,) = yield [Request("POST", "v1/entries/batch", tuple(headers), body, limit)]
+    return parse_batch_answer(check(response, 200, 201).body)
 
 
 def fetch_entry(index: int) -> Fetching[Answer]:
@@ -263,12 +378,15 @@ def check(response: Response, *wanted: int) -> Response:
 
 
 def _reason(response: Response) -> str:
-    """Return what a problem document says (RFC 9457), in printable characters, to be shown to a person."""
+    """Return what a problem says (RFC 9457, RFC 9290), in printable characters, to be shown to a person."""
+    data = response.body[:MAX_PROBLEM_SIZE]
     try:
-        problem = json.loads(response.body[:MAX_PROBLEM_SIZE])
-    except (ValueError, RecursionError):
+        in_cbor = response.headers.get("content-type") == PROBLEM_CBOR
+        problem: object = decode(data) if in_cbor else json.loads(data)
+    except (FormatError, ValueError, RecursionError):
         return ""
-    said = problem.get("detail", problem.get("title")) if isinstance(problem, dict) else None
+    title, detail = (-1, -2) if in_cbor else ("title", "detail")
+    said = problem.get(detail, problem.get(title)) if isinstance(problem, dict) else None
     return ": " + "".join(char for char in said[:300] if char.isprintable()) if isinstance(said, str) else ""
 
 

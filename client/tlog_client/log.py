@@ -1,150 +1,47 @@
-"""A log as its users see it: add, get, checkpoint. Results are verified before they are returned.
+"""A log as its users see it. Results are verified before they are returned; `tlog_client.flow` says what that means.
 
-Verified means: the policy's signature over the head, the leaf hash of the very bytes of the entry, its inclusion in the
-head at its index, and the head's consistency with the last one that was trusted.
-
-    async with AsyncLog("https://log.example", vkey) as log:
-        added = await log.add(b"an entry")
-        added.index, added.proof.format()
-
-`Flows` says what happens, once; `AsyncLog` and `Log` only run it.
+async with AsyncLog("https://log.example", vkey) as log:
+added = await log.add(b"an entry")
+added.index, added.proof.format()
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from tlog.errors import CouldNotCheckError, FormatError, VerificationError
-from tlog.fetch import fetch_add, fetch_checkpoint, fetch_entry
-from tlog.merkle import leaf_hash, verify_inclusion
-from tlog.policy import Policy
-from tlog.tile import MAX_ENTRY_SIZE
+from tlog.errors import CouldNotCheckError, NotFoundError
+from tlog_client.flow import BUNDLES, DEFAULT_STATE_DIR, Flows, chunks
+from tlog_client.follow import POLL_INTERVAL, follow, tail
+from tlog_client.patience import Patience
 from tlog_client.run import AsyncRunner, OptionError, SyncRunner
-from tlog_client.state import default_state_dir
-from tlog_client.trust import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import Self
 
     from tlog.checkpoint import Checkpoint
-    from tlog.fetch import Answer, Fetching
-    from tlog.proof import TlogProof
-
-DEFAULT_STATE_DIR = "$XDG_STATE_HOME/treehead"
-"""Stands for what `tlog_client.state.default_state_dir` returns."""
-
-_MAX_INDEX = (1 << 63) - 2
-
-
-class UncheckedError(CouldNotCheckError):
-    """The log answered that it appended an entry, and something was missing to check it: do not add it again.
-
-    Attributes:
-        answer: What the log said, with index and checkpoint.
-    """
-
-    def __init__(self, message: str, *, answer: Answer) -> None:
-        """Keep the answer."""
-        super().__init__(message)
-        self.answer = answer
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """An entry that the log appended, or had already; verified.
-
-    Attributes:
-        index: Zero-based index of the entry.
-        leaf_hash: Leaf hash, 32 bytes.
-        proof: Proves the entry offline; `.format()` writes a .tlog-proof file.
-        checkpoint: The head that the proof leads to.
-    """
-
-    index: int
-    leaf_hash: bytes
-    proof: TlogProof
-    checkpoint: Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """An entry that the log returned; verified.
-
-    Attributes:
-        entry: The entry.
-        index: Zero-based index of the entry.
-        leaf_hash: Leaf hash, 32 bytes.
-        proof: Proves the entry offline; `.format()` writes a .tlog-proof file.
-        checkpoint: The head that the proof leads to.
-    """
-
-    entry: bytes
-    index: int
-    leaf_hash: bytes
-    proof: TlogProof
-    checkpoint: Checkpoint
-
-
-class Flows:
-    """What a client does with a log, as generators that yield requests; several may be under way at once."""
-
-    def __init__(self, policy: Policy | str, state_dir: Path | str | None, clock: Callable[[], float]) -> None:
-        """Load trust; see `AsyncLog`."""
-        if state_dir == DEFAULT_STATE_DIR:
-            state_dir = default_state_dir()
-        trusting = Policy.of_log(policy) if isinstance(policy, str) else policy
-        self._trust = Trust(trusting, None if state_dir is None else Path(state_dir), clock)
-
-    def add(self, entry: bytes) -> Fetching[Added]:
-        """Append an entry; see `AsyncLog.add`."""
-        if len(entry) > MAX_ENTRY_SIZE:
-            raise FormatError(f"an entry has at most {MAX_ENTRY_SIZE} bytes, not {len(entry)}")
-        answer = yield from fetch_add(entry, self._trust.size)
-        try:
-            head = yield from self._verify(answer, entry)
-        except CouldNotCheckError as error:
-            raise UncheckedError(
-                f"the log says that it appended the entry at index {answer.index}; that could not be checked: {error}",
-                answer=answer,
-            ) from error
-        return Added(answer.index, answer.leaf_hash, answer.tlog_proof(), head)
-
-    def get(self, index: int) -> Fetching[Fetched]:
-        """Return the entry at an index; see `AsyncLog.get`."""
-        if not 0 <= index <= _MAX_INDEX:
-            raise OptionError(f"an index is a number from 0 to {_MAX_INDEX}")
-        answer = yield from fetch_entry(index)
-        if answer.index != index or answer.entry is None:
-            raise VerificationError(f"the log answered with something else than entry {index}")
-        head = yield from self._verify(answer, answer.entry)
-        return Fetched(answer.entry, index, answer.leaf_hash, answer.tlog_proof(), head)
-
-    def checkpoint(self) -> Fetching[Checkpoint]:
-        """Return the newest head that the log serves; see `AsyncLog.checkpoint`."""
-        signed = self._trust.open((yield from fetch_checkpoint()))
-        yield from self._trust.accept(signed)
-        return signed.head
-
-    def close(self) -> Fetching[None]:
-        """Write what is trusted."""
-        yield from self._trust.close()
-
-    def _verify(self, answer: Answer, entry: bytes) -> Fetching[Checkpoint]:
-        signed = self._trust.open(answer.checkpoint)
-        if answer.leaf_hash != leaf_hash(entry):
-            raise VerificationError(f"the log answered with the leaf hash of another entry than {answer.index}")
-        verify_inclusion(answer.leaf_hash, answer.index, signed.head.size, answer.proof, signed.head.root)
-        yield from self._trust.accept(signed, answer.consistency)
-        return signed.head
+    from tlog.fetch import Fetching
+    from tlog.policy import Policy
+    from tlog_client.flow import Added, Fetched, Published
+    from tlog_client.run import T
 
 
 class AsyncLog:
-    """A log, for code with asyncio. Any number of calls may be under way at once."""
+    """A log, for code with asyncio. Any number of calls may be under way at once.
+
+    What its methods raise, beside what each says:
+
+    - FormatError: What the log answered breaks its form.
+    - ForkProvenError: The log showed two histories; both notes are saved.
+    - VerificationError: What the log answered is wrong.
+    - PushbackError: The log asks to try later.
+    - CouldNotCheckError: No answer, or one that could not be checked.
+    - StateError: Trust could not be written.
+    """
 
     def __init__(
         self,
@@ -190,38 +87,96 @@ class AsyncLog:
         finally:
             await self._runner.close()
 
-    async def add(self, entry: bytes) -> Added:
+    async def add(self, entry: bytes, *, key: str | None = None) -> Added:
         """Append an entry of 0 to 65,535 bytes. When this returns, the log can no longer deny it.
 
+        Args:
+            entry: The entry.
+            key: Idempotency-Key: sent again with the same key, the entry is not appended again, come what may.
+
         Raises:
-            FormatError: The entry is too long, or the answer breaks its form.
-            ForkProvenError: The log showed two histories.
-            VerificationError: The answer is wrong.
-            PushbackError: The log asks to try later.
-            CouldNotCheckError: No answer, or one that could not be checked.
+            FormatError: The entry is too long.
+            OptionError: The key cannot be used.
+            UncheckedError: The log says that it appended the entry, and something was missing to check it.
         """
-        return await self._runner.run(self._flows.add(entry))
+        return await self._runner.run(self._flows.add(entry, key))
+
+    async def add_many(self, entries: Sequence[bytes], *, key: str | None = None) -> list[Added]:
+        """Append entries with one request, and return one result for each, in their order.
+
+        They get one head together. An entry that the log had already, or that is there twice, keeps its first index.
+
+        Args:
+            entries: At most 4,096, of at most 4 MiB together; `tlog_client.submit.submit_all` takes any number.
+            key: Idempotency-Key: sent again with the same key, nothing is appended again, come what may.
+
+        Raises:
+            FormatError: An entry is too long.
+            OptionError: Too many entries, or the key cannot be used.
+            UncheckedError: The log says that it appended the entries, and something was missing to check it.
+        """
+        return await self._runner.run(self._flows.add_many(entries, key))
 
     async def get(self, index: int) -> Fetched:
         """Return the entry at a zero-based index.
 
         Raises:
             NotFoundError: The log has no such entry.
-            As `add`.
         """
         return await self._runner.run(self._flows.get(index))
 
     async def checkpoint(self) -> Checkpoint:
-        """Return the newest head that the log serves. It may be older than it should be: nothing signed carries a time.
+        """Return the newest head that the log serves, however old: nothing that is signed carries a time."""
+        return await self._runner.run(self._flows.checkpoint())
+
+    async def entries(self, start: int, end: int | None = None) -> AsyncGenerator[Published, None]:
+        """Yield entries [start, end), a few bundles in memory at a time; to the end of the served head by default.
 
         Raises:
-            As `add`.
+            NotFoundError: The log has fewer entries.
+            OptionError: Not 0 ≤ start ≤ end.
         """
-        return await self._runner.run(self._flows.checkpoint())
+        head = await self.checkpoint()
+        for low, high in _range(head, start, end):
+            for published in await self._runner.run(self._flows.read(head, low, high)):
+                yield published
+
+    async def follow(
+        self, *, interval: float = POLL_INTERVAL, notice: Callable[[CouldNotCheckError], None] = lambda _: None
+    ) -> AsyncGenerator[Checkpoint, None]:
+        """Yield the served head, and then each larger one, consistent with the one before, until this is closed.
+
+        When the log is away, this waits until it is back; only before the first head is that raised.
+
+        Args:
+            interval: Seconds between two looks at a log that has no stream of checkpoints.
+            notice: Is called once in each outage.
+        """
+        async with aclosing(follow(self._runner, self._flows, interval, notice)) as heads:
+            async for head in heads:
+                yield head
+
+    async def tail(
+        self,
+        start: int | None = None,
+        *,
+        interval: float = POLL_INTERVAL,
+        notice: Callable[[CouldNotCheckError], None] = lambda _: None,
+    ) -> AsyncGenerator[Published, None]:
+        """Yield each entry from an index on, or those that come from now on, as it is published; as `follow`.
+
+        Raises:
+            OptionError: The index is negative.
+        """
+        if start is not None and start < 0:
+            raise OptionError("an index is not negative")
+        async with aclosing(tail(self._runner, self._flows, start, interval, notice)) as entries:
+            async for published in entries:
+                yield published
 
 
 class Log:
-    """A log, for code without asyncio. Calls from several threads wait for each other."""
+    """A log, for code without asyncio; as `AsyncLog`. Calls from several threads wait for each other."""
 
     def __init__(
         self,
@@ -245,23 +200,64 @@ class Log:
 
     def close(self) -> None:
         """Write what is trusted, and close the connections; as `AsyncLog.close`."""
-        with self._lock:
-            try:
-                self._runner.run(self._flows.close())
-            finally:
-                self._runner.close()
+        try:
+            self._run(self._flows.close())
+        finally:
+            self._runner.close()
 
-    def add(self, entry: bytes) -> Added:
+    def add(self, entry: bytes, *, key: str | None = None) -> Added:
         """Append an entry; as `AsyncLog.add`."""
-        with self._lock:
-            return self._runner.run(self._flows.add(entry))
+        return self._run(self._flows.add(entry, key))
+
+    def add_many(self, entries: Sequence[bytes], *, key: str | None = None) -> list[Added]:
+        """Append entries with one request; as `AsyncLog.add_many`."""
+        return self._run(self._flows.add_many(entries, key))
 
     def get(self, index: int) -> Fetched:
         """Return the entry at an index; as `AsyncLog.get`."""
-        with self._lock:
-            return self._runner.run(self._flows.get(index))
+        return self._run(self._flows.get(index))
 
     def checkpoint(self) -> Checkpoint:
         """Return the newest head that the log serves; as `AsyncLog.checkpoint`."""
+        return self._run(self._flows.checkpoint())
+
+    def entries(self, start: int, end: int | None = None) -> Iterator[Published]:
+        """Yield entries [start, end); as `AsyncLog.entries`."""
+        head = self.checkpoint()
+        for low, high in _range(head, start, end):
+            yield from self._run(self._flows.read(head, low, high))
+
+    def follow(
+        self, *, interval: float = POLL_INTERVAL, notice: Callable[[CouldNotCheckError], None] = lambda _: None
+    ) -> Iterator[Checkpoint]:
+        """Yield the served head, and then each larger one; as `AsyncLog.follow`, by looking every few seconds."""
+        size, patience = -1, Patience()
+        while True:
+            delay = interval
+            try:
+                head = self.checkpoint()
+            except CouldNotCheckError as error:
+                if size < 0 or not patience.lasts(error):
+                    raise
+                delay = max(interval, patience.delay(error))
+                if patience.failures == 1:
+                    notice(error)
+            else:
+                if head.size > size:
+                    size = head.size
+                    yield head
+            time.sleep(delay)
+
+    def _run(self, flow: Fetching[T]) -> T:
         with self._lock:
-            return self._runner.run(self._flows.checkpoint())
+            return self._runner.run(flow)
+
+
+def _range(head: Checkpoint, start: int, end: int | None) -> Iterator[tuple[int, int]]:
+    """Return the chunks of a range of entries of a head."""
+    end = head.size if end is None else end
+    if start < 0 or (start > end and end != head.size):
+        raise OptionError("a range of entries is START and END, with START not above END")
+    if max(start, end) > head.size:
+        raise NotFoundError(f"the log has {head.size} entries")
+    return chunks(start, end, BUNDLES)

@@ -12,8 +12,6 @@ from tlog_client.cli import cli
 from tlog_client.option import Answering
 from tlog_client.report import ExitCode, exit_code, show_error
 
-_INTERRUPTED = 130
-
 
 def main() -> None:
     """Run the command, and end the process."""
@@ -33,7 +31,7 @@ def run(arguments: list[str]) -> int:
         show_error(error, as_json=answering.as_json)
         return exit_code(error)
     except (KeyboardInterrupt, click.Abort):
-        return _INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
         return ExitCode.OTHER

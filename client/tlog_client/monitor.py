@@ -15,32 +15,33 @@ raises an alarm.
 from __future__ import annotations
 
 import asyncio
-import signal
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tlog.edge import Edge, extend
 from tlog.errors import CouldNotCheckError, ForkError, FormatError, PushbackError, VerificationError
-from tlog.fetch import fetch_checkpoint, over_http
+from tlog.fetch import fetch_checkpoint
 from tlog.merkle import leaf_hash
 from tlog.reader import TileCache, read_bundles, read_entries, read_root
-from tlog.tile import TILE_WIDTH
+from tlog.strict import parse_decimal
+from tlog_client.flow import chunks
 from tlog_client.state import (
+    KINDS,
     BadEntryError,
     Saved,
     Signed,
     StateError,
     StateFile,
-    locked,
+    alone,
     origin_of,
     prove_fork,
     state_path,
 )
-from tlog_client.trust import check_growth
+from tlog_client.trust import check_growth, read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -64,23 +65,32 @@ class Round:
         head: The head that was checked.
         new: Entries that were re-hashed, ≥ 0.
         is_older: The log served a smaller head than was known.
+        idle: Seconds since this monitor found the largest head that it knows, by its own clock, ≥ 0.
     """
 
     head: Checkpoint
     new: int
     is_older: bool
+    idle: float = field(default=0.0, compare=False)
 
 
 class Monitor:
     """What has been checked of one log, kept on disk. One process at a time."""
 
-    def __init__(self, policy: Policy, state_dir: Path, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        state_dir: Path,
+        progress: Callable[[int, int], None] = lambda *_: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Load what was checked before.
 
         Args:
             policy: Whose signature makes a head; it names keys of one origin.
             state_dir: Folder of the state files.
             progress: Is called with the size that is checked and the size to reach.
+            clock: Seconds since 1970.
 
         Raises:
             StateError: The state cannot be used.
@@ -88,7 +98,9 @@ class Monitor:
         self._policy = policy
         self._state_dir = state_dir
         self._progress = progress
-        self._path = state_path(state_dir, origin_of(policy), ".monitor.json")
+        self._clock = clock
+        self._grown = clock()  # when the known head was found
+        self._path = state_path(state_dir, origin_of(policy), KINDS["monitor"])
         self._file = StateFile(self._path, "monitor", policy)
         self._cache = TileCache()
         self._known: Signed | None = None
@@ -104,6 +116,7 @@ class Monitor:
         saved = self._file.load()
         if saved:
             self._known, self._edge = saved.signed, self._edge_of(saved)
+            self._grown = _seconds_of(saved, self._grown)
         self._file.adopt(saved)
 
     def _edge_of(self, saved: Saved) -> Edge:
@@ -122,8 +135,7 @@ class Monitor:
         Raises:
             StateError: There is one already.
         """
-        path = self._path.with_suffix(".lock")
-        return locked(path, f"another monitor of this log runs with {self._path}; end it, or pass another --state-dir")
+        return alone(self._state_dir, origin_of(self._policy))
 
     def check(self) -> Fetching[Round]:
         """Do one round.
@@ -149,21 +161,22 @@ class Monitor:
         if known and new.head.size <= known.head.size:
             is_older = new.head.size < known.head.size
             yield from check_growth(*((new, known) if is_older else (known, new)), self._cache)
-            return Round(new.head, 0, is_older)
+            return Round(new.head, 0, is_older, max(0.0, self._clock() - self._grown))
         edge = yield from self._rehash(new.head)
         if edge.root() != new.head.root:
             yield from self._explain(new)
-        if not self._file.save(new, peaks=[peak.hex() for peak in edge.peaks]):
+        grown = self._clock()
+        if not self._file.save(new, peaks=[peak.hex() for peak in edge.peaks], grown=[str(int(grown))]):
             raise StateError(f"{self._path} was changed by somebody else; end that monitor, then start this one again")
         added = edge.size - self._edge.size
-        self._known, self._edge = new, edge
+        self._known, self._edge, self._grown = new, edge, grown
         return Round(new.head, added, is_older=False)
 
     def _rehash(self, head: Checkpoint) -> Fetching[Edge]:
         """Return the edge after all entries of the head, as they are served."""
         edge = self._edge
-        for start, end in _chunks(edge.size, head.size):
-            entries = yield from over_http(read_bundles(start, end, head.size))
+        for start, end in chunks(edge.size, head.size, BUNDLES):
+            entries = yield from read_log(read_bundles(start, end, head.size))
             edge = extend(edge, [leaf_hash(entry) for entry in entries]).new
             self._progress(edge.size, head.size)
         return edge
@@ -176,21 +189,22 @@ class Monitor:
         """
         if self._known:
             yield from check_growth(self._known, new, self._cache)
-        yield from over_http(read_root(new.head, new.head.size, self._cache))
-        for start, end in _chunks(self._edge.size, new.head.size):
+        yield from read_log(read_root(new.head, new.head.size, self._cache))
+        for start, end in chunks(self._edge.size, new.head.size, BUNDLES):
             try:
-                yield from over_http(read_entries(new.head, start, end, self._cache))
+                yield from read_log(read_entries(new.head, start, end, self._cache))
             except VerificationError as error:
                 raise BadEntryError(str(error)) from error
         raise CouldNotCheckError("the log served other entries a moment ago; the next round decides")
 
 
-def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Cut a range of entries where bundles end, 64 at a time."""
-    while start < end:
-        until = min(end, (start // TILE_WIDTH + BUNDLES) * TILE_WIDTH)
-        yield start, until
-        start = until
+def _seconds_of(saved: Saved, now: float) -> float:
+    """Return when the head of a state was found; now where it does not say, or where the clock was set back."""
+    try:
+        (text,) = saved.more["grown"]
+        return min(now, parse_decimal(text.encode()))
+    except (KeyError, ValueError, FormatError):
+        return now
 
 
 async def watch(
@@ -218,15 +232,3 @@ async def watch(
             return
         delay = min(interval * 2 ** min(failures, 16), max(interval, MAX_DELAY))
         await asyncio.sleep(max(delay, min(asked, MAX_DELAY)))
-
-
-async def stoppable(work: Coroutine[None, None, None]) -> bool:
-    """Run until the end, or until SIGTERM or SIGINT; say whether it was the end."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with suppress(asyncio.CancelledError):
-        await task
-        return True
-    return False

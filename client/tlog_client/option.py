@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import wraps
@@ -55,6 +56,24 @@ def _answer_in_json(context: click.Context, _: click.Parameter, value: bool) -> 
     return value
 
 
+class _Duration(click.ParamType[float]):
+    """Seconds, or a number with a unit: 90, 15m, 36h, 7d."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value, re.ASCII)
+        if match is None or match[1].strip("0") == "":
+            self.fail(f"{value!r} is not a duration such as 90, 15m, 36h or 7d", param, ctx)
+        return float(int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
+
+
+DURATION = _Duration()
+"""A duration in seconds, above 0."""
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that is read."""
 
@@ -77,25 +96,21 @@ _OFFLINE = (
     click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_answer_in_json, help="Print JSON."),
 )
 
-_ONLINE = (
+_STATE_DIR = click.option(
+    "--state-dir",
+    envvar="TREEHEAD_STATE_DIR",
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where trust is kept.  [default: $XDG_STATE_HOME/treehead, else ~/.local/state/treehead]",
+)
+
+_PERHAPS_ONLINE = (
     click.option(
-        "--log",
-        "url",
-        envvar="TREEHEAD_LOG",
-        show_envvar=True,
-        required=True,
-        metavar="URL",
-        help="Address of the log.",
+        "--log", "url", envvar="TREEHEAD_LOG", show_envvar=True, metavar="URL", default="", help="Address of the log."
     ),
     *_OFFLINE[:2],
-    click.option(
-        "--state-dir",
-        envvar="TREEHEAD_STATE_DIR",
-        show_envvar=True,
-        type=click.Path(file_okay=False, path_type=Path),
-        metavar="DIR",
-        help="Where trust is kept.  [default: $XDG_STATE_HOME/treehead, else ~/.local/state/treehead]",
-    ),
+    _STATE_DIR,
     click.option("--token-file", type=FILE, metavar="FILE", help="File that holds the bearer token."),
     *_OFFLINE[2:],
 )
@@ -111,8 +126,8 @@ def offline_options(command: Callable[..., None]) -> Callable[..., None]:
     return _decorate(run, _OFFLINE)
 
 
-def online_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command what it needs to talk to a log: `options`."""
+def perhaps_online_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what it needs to talk to a log, or to do without: `options`, whose URL may be empty."""
 
     @wraps(command)
     def run(  # one for each option
@@ -126,10 +141,36 @@ def online_options(command: Callable[..., None]) -> Callable[..., None]:
         **rest: object,
     ) -> None:
         trusting = _read_policy(vkey, policy)
+        if len(origins := {verifier.name for verifier in trusting.logs}) != 1:
+            raise click.UsageError(
+                f"the policy names {len(origins)} logs; keep the log lines of one origin in it, the one of --log"
+            )
         token = read_file(token_file, 1 << 16).decode("utf-8", "replace").strip() if token_file else None
         command(Options(trusting, as_json, url, state_dir or default_state_dir(), token), **rest)
 
-    return _decorate(run, _ONLINE)
+    return _decorate(run, _PERHAPS_ONLINE)
+
+
+def online_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what it needs to talk to a log: `options`."""
+
+    @wraps(command)
+    def run(options: Options, **rest: object) -> None:
+        if not options.url:
+            raise click.UsageError("give the address of the log with --log, or in TREEHEAD_LOG")
+        command(options, **rest)
+
+    return perhaps_online_options(run)
+
+
+def local_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what it needs to look at what is kept on disk: `options` without a log and without a key."""
+
+    @wraps(command)
+    def run(*, state_dir: Path | None, as_json: bool, **rest: object) -> None:
+        command(Options(Policy(()), as_json, "", state_dir or default_state_dir()), **rest)
+
+    return _decorate(run, (_STATE_DIR, _OFFLINE[-1]))
 
 
 def _decorate(
@@ -140,10 +181,54 @@ def _decorate(
     return command
 
 
-def check_output(path: Path | None) -> None:
-    """Refuse a file that cannot be written before anything is done whose result it is to hold."""
-    if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise click.UsageError(f"{path} cannot be written; nothing was sent")
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that the user names for a result; a file that is there already is replaced only where that is said.
+
+    Attributes:
+        path: The file.
+        may_replace: Whether --force was given.
+    """
+
+    path: Path
+    may_replace: bool
+
+    def check(self) -> None:
+        """Refuse a file that cannot be written before anything is done whose result it is to hold."""
+        if self.path.is_file() and not self.may_replace:
+            raise click.UsageError(f"{self.path} exists already; name another file, or replace it with --force")
+        if not os.access(self.path if self.path.exists() else self.path.absolute().parent, os.W_OK):
+            raise click.UsageError(f"{self.path} cannot be written; nothing was done")
+
+    def write(self, data: bytes) -> None:
+        """Write the file."""
+        is_new = not self.may_replace and not self.path.exists()
+        with self.path.open("xb" if is_new else "wb") as file:
+            file.write(data)
+
+
+def output_options(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command -o and --force, as an `output` that was checked, None where none is named."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*args: object, output: Path | None, force: bool, **rest: object) -> None:
+            checked = None if output is None else Output(output, force)
+            if checked:
+                checked.check()
+            command(*args, output=checked, **rest)
+
+        return _decorate(
+            run,
+            (
+                click.option(
+                    "-o", "output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=text
+                ),
+                click.option("--force", is_flag=True, help="Replace FILE if it exists."),
+            ),
+        )
+
+    return decorate
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -163,6 +248,11 @@ def _read_all(data: bytes, path: Path, limit: int) -> bytes:
     return data
 
 
+def read_vkey(text: str) -> str:
+    """Return a vkey that is given by itself, or as @ and a file."""
+    return read_file(Path(text[1:]), 1 << 12).decode("utf-8", "replace").strip() if text.startswith("@") else text
+
+
 def _read_policy(vkey: str | None, path: Path | None) -> Policy:
     """Return the policy; what the command line says goes before the environment."""
     source = click.get_current_context().get_parameter_source
@@ -174,9 +264,6 @@ def _read_policy(vkey: str | None, path: Path | None) -> Policy:
     try:
         if path:
             return parse_policy(read_file(path, MAX_POLICY_SIZE))
-        text = vkey or ""
-        if text.startswith("@"):
-            text = read_file(Path(text[1:]), 1 << 12).decode("utf-8", "replace").strip()
-        return Policy.of_log(text)
+        return Policy.of_log(read_vkey(vkey or ""))
     except FormatError as error:
         raise click.UsageError(f"{'--policy' if path else '--vkey'}: {error}") from error

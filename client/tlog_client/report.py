@@ -32,7 +32,7 @@ from tlog_client.state import BadEntryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tlog_client.log import Added
+    from tlog_client.flow import Added, Published
     from tlog_client.monitor import Round
 
 
@@ -49,6 +49,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 7
     UNAVAILABLE = 8
     NOT_AUTHORISED = 9
+    INTERRUPTED = 130
 
 
 MEANINGS = {
@@ -58,10 +59,11 @@ MEANINGS = {
     ExitCode.VERIFICATION: "verification failed",
     ExitCode.FORK: "fork proven: the log signed two histories",
     ExitCode.POLICY: "the policy is not met",
-    ExitCode.STALE: "stale",
+    ExitCode.STALE: "stale: no larger head for longer than --max-idle (monitor)",
     ExitCode.NOT_FOUND: "the log has no such thing",
     ExitCode.UNAVAILABLE: "network or server unavailable; nothing was proven",
     ExitCode.NOT_AUTHORISED: "not authorised",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 
 _ERRORS: tuple[tuple[type[Exception], ExitCode, str], ...] = (
@@ -105,13 +107,27 @@ def show_error(error: Exception, *, as_json: bool, alarm: str | None = None) -> 
     click.echo(prefix + " ".join(line.split()), err=True)
 
 
+def show_notice(error: Exception) -> None:
+    """Say on stderr that the log is away for a while; the command goes on by itself."""
+    click.echo(f"tlog: {error}; trying again", err=True)
+
+
 def show_added(added: Added, *, as_json: bool) -> None:
     """Print where an entry is."""
     if as_json:
-        size = added.checkpoint.size
-        show_json({"index": added.index, "leaf_hash": added.leaf_hash.hex(), "size": size})
+        size, is_new = added.checkpoint.size, added.is_new
+        show_json({"index": added.index, "leaf_hash": added.leaf_hash.hex(), "size": size, "is_new": is_new})
     else:
         click.echo(added.index)
+
+
+def show_published(published: Published, *, as_json: bool, with_entry: bool = True) -> None:
+    """Print an entry and a line feed."""
+    if as_json:
+        shown = {"entry": b64encode(published.entry).decode()} if with_entry else {}
+        show_json({"index": published.index, **shown})
+    else:
+        click.echo(published.entry)
 
 
 def show_json(fields: dict[str, object]) -> None:
@@ -130,9 +146,10 @@ def progress(what: str, *, as_json: bool) -> Iterator[Callable[[int, int | None]
         yield lambda _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=done != total)
 
@@ -145,28 +162,42 @@ class News:
         is_alarm: Whether there was an alarm.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, max_idle: float | None = None) -> None:
+        """Begin without news; beyond so many seconds without a larger head the log is stale."""
         self.code = ExitCode.DONE
         self.is_alarm = False
         self._as_json = as_json
+        self._max_idle = max_idle
         self._last = ""
 
     def show(self, found: Round | VerificationError | CouldNotCheckError) -> None:
         """Print it, unless it is what was printed last."""
-        repeated, self._last = self._last == repr(found), repr(found)
-        if isinstance(found, ForkError) or (isinstance(found, Exception) and not self.is_alarm):
+        is_stale = not isinstance(found, Exception) and self._max_idle is not None and found.idle > self._max_idle
+        said = f"{found!r}{is_stale}" if isinstance(found, Exception) else f"{found.head}{found.new}{is_stale}"
+        repeated, self._last = self._last == said, said
+        if not self.is_alarm:
             self.is_alarm = isinstance(found, VerificationError)
-            self.code = exit_code(found)
+            self.code = (
+                exit_code(found) if isinstance(found, Exception) else (ExitCode.STALE if is_stale else ExitCode.DONE)
+            )
+        elif isinstance(found, ForkError):
+            self.code = ExitCode.FORK
         if repeated:
             return
         if isinstance(found, Exception):
             show_error(found, as_json=self._as_json, alarm=_alarm(found))
-        elif self._as_json:
-            root = b64encode(found.head.root).decode()
-            show_json({"size": found.head.size, "root": root, "new": found.new, "older": found.is_older})
         else:
-            older = ", older than known and consistent" if found.is_older else ""
-            click.echo(f"verified: size {found.head.size}, {found.new} new{older}")
+            self._show_round(found, is_stale=is_stale)
+
+    def _show_round(self, found: Round, *, is_stale: bool) -> None:
+        if self._as_json:
+            root = b64encode(found.head.root).decode()
+            fields = {"size": found.head.size, "root": root, "new": found.new, "older": found.is_older}
+            show_json({**fields, "idle_seconds": int(found.idle), "stale": is_stale})
+            return
+        older = ", older than known and consistent" if found.is_older else ""
+        stale = f"; STALE: no larger head for {int(found.idle)} s" if is_stale else ""
+        click.echo(f"verified: size {found.head.size}, {found.new} new{older}{stale}")
 
 
 def _alarm(error: Exception) -> str | None:

@@ -11,17 +11,19 @@ its request has use for, counted after decompression.
 from __future__ import annotations
 
 import time
-import zlib
 from contextlib import closing
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from tlog.errors import TreeheadError, UnavailableError
-from tlog.fetch import MAX_PROBLEM_SIZE, Response
+from tlog.errors import NotFoundError, TreeheadError, UnavailableError
+from tlog.fetch import Response, check
+from tlog_client.body import Body
+from tlog_client.failure import CONNECT_TIMEOUT, network_error
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator
     from types import ModuleType
     from typing import Self
 
@@ -38,11 +40,11 @@ MAX_REQUESTS = 16
 MAX_CONNECTIONS = 128
 """Most connections of one asynchronous client."""
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds that a connection may take."""
-
 TOTAL_TIMEOUT = 60.0
 """Seconds that one request may take, from connecting to the last byte of its answer."""
+
+SILENCE = 45.0
+"""Seconds after which a stream without a byte counts as broken: three heartbeats of the log."""
 
 _CHUNK = 1 << 16
 _THREADS = 8
@@ -82,50 +84,28 @@ def _headers(token: str | None) -> dict[str, str]:
     return headers
 
 
-class _Body:
-    """The body of one answer, decoded as it arrives and bounded by what the request has use for.
-
-    Of an answer that is no success only the beginning matters: it is cut off instead of refused.
-    """
-
-    def __init__(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
-        self._cut = status >= 300
-        self._limit = MAX_PROBLEM_SIZE if self._cut else request.max_size
-        self._data = bytearray()
-        encoding = headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity", "gzip", "x-gzip"):
-            raise UnavailableError("the log answered in a Content-Encoding that nobody asked for")
-        self._gunzip = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
-
-    def take(self, chunk: bytes) -> bool:
-        """Add a chunk as it came from the network, and say whether more is of use."""
-        room = self._limit + 1 - len(self._data)
-        if self._gunzip:
-            try:
-                chunk = self._gunzip.decompress(chunk, room)
-            except zlib.error:
-                raise UnavailableError("the log answered with broken gzip") from None
-            if self._gunzip.unused_data:
-                raise UnavailableError("the log answered with bytes behind the end of its gzip")
-        self._data += chunk[:room]
-        if len(self._data) <= self._limit:
-            return True
-        if not self._cut:
-            raise UnavailableError(f"the log answered with more than the {self._limit} bytes that are of use")
-        return False
-
-    def finish(self) -> bytes:
-        """Return the body, decoded."""
-        if self._gunzip and not self._gunzip.eof and not self._cut:
-            raise UnavailableError("the answer of the log was cut off")
-        return bytes(self._data[: self._limit])
-
-
 class _Sender(Protocol):
     """What turns requests into responses."""
 
     def send(self, requests: list[Request]) -> list[Response]:
         """Return the response to each request, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    """What a flow returned."""
+
+    value: T
+
+
+def _advance(flow: Fetching[T], answer: list[Response] | UnavailableError | None) -> list[Request] | _Done[T]:
+    """Take a flow from one list of requests to the next, or to its end; None begins it."""
+    try:
+        if isinstance(answer, UnavailableError):
+            return flow.throw(answer)
+        return next(flow) if answer is None else flow.send(answer)
+    except StopIteration as done:
+        return _Done(done.value)
 
 
 def drive(sender: _Sender, flow: Fetching[T]) -> T:
@@ -135,17 +115,15 @@ def drive(sender: _Sender, flow: Fetching[T]) -> T:
         TreeheadError: Whatever the flow raises.
     """
     with closing(flow):
-        try:
-            requests = next(flow)
-            while True:
-                try:
-                    responses = sender.send(requests)
-                except UnavailableError as error:
-                    requests = flow.throw(error)
-                else:
-                    requests = flow.send(responses)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+        step = _advance(flow, None)
+        while isinstance(step, list):
+            answer: list[Response] | UnavailableError
+            try:
+                answer = sender.send(step)
+            except UnavailableError as error:
+                answer = error
+            step = _advance(flow, answer)
+        return step.value
 
 
 class AsyncRunner:
@@ -181,25 +159,51 @@ class AsyncRunner:
             TreeheadError: Whatever the flow raises.
         """
         try:
-            return await self._run(flow)
+            step = _advance(flow, None)
+            while isinstance(step, list):
+                answer: list[Response] | UnavailableError
+                try:
+                    answer = await self._send(step)
+                except UnavailableError as error:
+                    answer = error
+                step = _advance(flow, answer)
+            return step.value
         finally:
             flow.close()
             if self._ended is not None:
                 self._ended.set()
                 self._ended = None
 
-    async def _run(self, flow: Fetching[T]) -> T:
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the body of an answer that does not end, chunk by chunk as it arrives.
+
+        Raises:
+            NotFoundError: The log has no such stream.
+            CouldNotCheckError: It did not answer with one, was silent for 45 seconds, or the connection broke.
+        """
+        import aiohttp  # noqa: PLC0415  # as in _send
+
         try:
-            requests = next(flow)
-            while True:
-                try:
-                    responses = await self._send(requests)
-                except UnavailableError as error:
-                    requests = flow.throw(error)
-                else:
-                    requests = flow.send(responses)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]  # StopIteration is not generic
+            async with self._open(aiohttp).request(
+                request.method,
+                self._base + request.path,
+                headers={**dict(request.headers), "Accept-Encoding": "identity"},
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE),
+            ) as answer:
+                if answer.status != 200:
+                    check(await _read(request, answer))
+                if answer.content_type != dict(request.headers).get("Accept"):
+                    raise NotFoundError(f"{self._base}{request.path} is no stream")
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise network_error(self._base, error, SILENCE) from error
+
+    def _open(self, http: ModuleType) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = _open_session(http, self._headers)
+        return self._session
 
     async def _send(self, requests: list[Request]) -> list[Response]:
         """Return the response to each request, in order; the first failure ends the others."""
@@ -211,10 +215,9 @@ class AsyncRunner:
             self._ended = self._ended or asyncio.Event()
             await self._ended.wait()
             return []
-        if self._session is None:
-            self._session = _open_session(aiohttp, self._headers)
+        session = self._open(aiohttp)
         limit = asyncio.Semaphore(MAX_REQUESTS)
-        tasks = [asyncio.ensure_future(self._fetch(aiohttp, request, limit)) for request in requests]
+        tasks = [asyncio.ensure_future(self._fetch(aiohttp, session, request, limit)) for request in requests]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -222,11 +225,12 @@ class AsyncRunner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch(self, http: ModuleType, request: Request, limit: asyncio.Semaphore) -> Response:
-        assert self._session is not None  # noqa: S101  # _send made it
+    async def _fetch(
+        self, http: ModuleType, session: aiohttp.ClientSession, request: Request, limit: asyncio.Semaphore
+    ) -> Response:
         async with limit:
             try:
-                async with self._session.request(
+                async with session.request(
                     request.method,
                     self._base + request.path,
                     headers=dict(request.headers),
@@ -235,12 +239,12 @@ class AsyncRunner:
                 ) as answer:
                     return await _read(request, answer)
             except (http.ClientError, OSError) as error:  # a timeout is an OSError too
-                raise UnavailableError(_unreachable(self._base, error)) from error
+                raise network_error(self._base, error, TOTAL_TIMEOUT) from error
 
 
 def _open_session(http: ModuleType, headers: dict[str, str]) -> aiohttp.ClientSession:
     session: aiohttp.ClientSession = http.ClientSession(
-        auto_decompress=False,  # _Body bounds what comes out
+        auto_decompress=False,  # Body bounds what comes out
         connector=http.TCPConnector(limit=MAX_CONNECTIONS),
         cookie_jar=http.DummyCookieJar(),
         headers=headers,
@@ -251,16 +255,11 @@ def _open_session(http: ModuleType, headers: dict[str, str]) -> aiohttp.ClientSe
 
 async def _read(request: Request, answer: aiohttp.ClientResponse) -> Response:
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    body = _Body(request, answer.status, headers)
+    body = Body(request, answer.status, headers)
     async for chunk in answer.content.iter_chunked(_CHUNK):
         if not body.take(chunk):
             break
     return Response(answer.status, headers, body.finish())
-
-
-def _unreachable(base: str, error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    return f"no answer from {base}: " + "".join(char for char in reason[:200] if char.isprintable())
 
 
 class SyncRunner:
@@ -332,7 +331,7 @@ class SyncRunner:
             )
             return _read_sync(request, answer)
         except (HTTPError, OSError) as error:
-            raise UnavailableError(_unreachable(self._base, error)) from error
+            raise network_error(self._base, error, TOTAL_TIMEOUT) from error
 
 
 def _read_sync(request: Request, answer: urllib3.BaseHTTPResponse) -> Response:
@@ -340,12 +339,12 @@ def _read_sync(request: Request, answer: urllib3.BaseHTTPResponse) -> Response:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     is_read = False
     try:
-        body = _Body(request, answer.status, headers)
+        body = Body(request, answer.status, headers)
         while chunk := answer.read1(_CHUNK, decode_content=False):
             if not body.take(chunk):
                 break
             if time.monotonic() > deadline:
-                raise UnavailableError(f"the answer took more than {TOTAL_TIMEOUT:.0f} seconds")
+                raise UnavailableError(f"the answer took longer than {TOTAL_TIMEOUT:g} s")
         else:
             is_read = True
         return Response(answer.status, headers, body.finish())

@@ -35,8 +35,12 @@ from tlog.strict import parse_base64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from tlog.checkpoint import Checkpoint
+
+KINDS = {"trust": ".json", "monitor": ".monitor.json", "fsck": ".fsck.json"}
+"""The kinds of state, and how the names of their files end."""
 
 _FORMAT = "treehead/{}/v1"
 
@@ -114,6 +118,17 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         os.close(handle)
 
 
+def alone(state_dir: Path, origin: str) -> AbstractContextManager[None]:
+    """Keep monitors of this log with this state away, until the context ends.
+
+    Raises:
+        StateError: One runs.
+    """
+    path = state_path(state_dir, origin, KINDS["monitor"])
+    busy = f"another monitor of this log runs with {path}; end it, or pass another --state-dir"
+    return locked(path.with_suffix(".lock"), busy)
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -124,7 +139,8 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -147,12 +163,14 @@ class Saved:
 
     Attributes:
         data: The file, byte for byte.
+        kind: What it is the state of, one of KINDS.
         vkeys: The pinned keys.
-        signed: The head.
+        signed: The head; its origin is that of the state.
         more: The fields that only one kind of state has.
     """
 
     data: bytes
+    kind: str
     vkeys: tuple[str, ...]
     signed: Signed
     more: dict[str, list[str]]
@@ -164,7 +182,7 @@ class StateFile:
     def __init__(self, path: Path, kind: str, policy: Policy) -> None:
         """Name a file, the kind of state in it, and the keys that must be pinned there."""
         self.path = path
-        self._kind = _FORMAT.format(kind)
+        self._kind = kind
         self._policy = policy
         self._origin = origin_of(policy)
         self._vkeys = tuple(verifier.vkey for verifier in policy.logs)
@@ -176,22 +194,15 @@ class StateFile:
         Raises:
             StateError: It cannot be read, or was made for other keys.
         """
-        with _explained(self.path):
-            try:
-                data = self.path.read_bytes()
-            except FileNotFoundError:
-                return None
-        try:
-            saved = self._parse(data)
-        except (TreeheadError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise StateError(
-                f"{self.path} is damaged or of another version; restore it from a backup, pass another --state-dir, or "
-                "remove that file on purpose: then the log's past is trusted anew"
-            ) from error
+        saved = read_state(self.path)
+        if saved is None:
+            return None
+        if (saved.kind, saved.signed.head.origin) != (self._kind, self._origin):
+            raise _damaged(self.path)
         if missing := [verifier.vkey for verifier in self._policy.logs if verifier.vkey not in saved.vkeys]:
             raise StateError(
-                f"{missing[0]} is not among the keys pinned in {self.path}; adding a key is an explicit act: pass "
-                "another --state-dir, or remove that file on purpose"
+                f"{missing[0]} is not among the keys pinned in {self.path}; adding a key is an explicit act: if its "
+                "operator says so, tlog trust add"
             )
         return saved
 
@@ -207,7 +218,7 @@ class StateFile:
             StateError: It cannot be written.
         """
         fields: dict[str, str | list[str]] = {
-            "format": self._kind,
+            "format": _FORMAT.format(self._kind),
             "note": b64encode(signed.note).decode(),
             "origin": self._origin,
             "vkeys": list(self._vkeys),
@@ -220,21 +231,51 @@ class StateFile:
             fresh = self.path.with_name(self.path.name + ".new")
             _write(fresh, data)
             fresh.replace(self.path)
-            _sync_folder(self.path.parent)
-        self._seen = data
+            sync_folder(self.path.parent)
+            self._seen = data
         return True
 
-    def _parse(self, data: bytes) -> Saved:
-        fields = _parse_state(data)
-        if fields.pop("format") != self._kind or fields.pop("origin") != self._origin:
-            raise FormatError("the state of another log, or of another version")
-        note, vkeys = fields.pop("note"), fields.pop("vkeys")
-        if not isinstance(note, str) or not isinstance(vkeys, list):
-            raise FormatError("a field of another type")
-        signed = parse_base64(note.encode())
-        head = Policy(tuple(parse_vkey(vkey) for vkey in vkeys)).open_checkpoint(signed)
-        more = {name: value for name, value in fields.items() if isinstance(value, list)}
-        return Saved(data, tuple(vkeys), Signed(head, signed), more)
+    def pin(self, vkey: str) -> None:
+        """Take another key among the pinned ones, from the next save on."""
+        self._vkeys = (*self._vkeys, vkey)
+
+
+def read_state(path: Path) -> Saved | None:
+    """Return what a state file holds, None where there is none; whose state it is is for the caller to check.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    with _explained(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return _parse(data)
+    except (TreeheadError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> StateError:
+    return StateError(
+        f"{path} is damaged or of another version; restore it from a backup, pass another --state-dir, or "
+        "remove that file on purpose: then the log's past is trusted anew"
+    )
+
+
+def _parse(data: bytes) -> Saved:
+    fields = _parse_state(data)
+    kinds = [kind for kind in KINDS if _FORMAT.format(kind) == fields["format"]]
+    note, vkeys, origin = fields["note"], fields["vkeys"], fields["origin"]
+    if not kinds or not isinstance(note, str) or not isinstance(vkeys, list):
+        raise FormatError("another version, or a field of another type")
+    signed = parse_base64(note.encode())
+    head = Policy(tuple(parse_vkey(vkey) for vkey in vkeys)).open_checkpoint(signed)
+    if head.origin != origin:
+        raise FormatError("a head of another origin")
+    more = {name: value for name, value in fields.items() if isinstance(value, list) and name != "vkeys"}
+    return Saved(data, kinds[0], tuple(vkeys), Signed(head, signed), more)
 
 
 def _format_state(fields: Mapping[str, str | list[str]]) -> bytes:
@@ -280,12 +321,12 @@ def _save_evidence(error: ForkError, state_dir: Path, heads: Sequence[Checkpoint
         try:
             _write(fresh / "first.checkpoint", error.first)
             _write(fresh / "second.checkpoint", error.second)
-            _sync_folder(fresh)
+            sync_folder(fresh)
             fresh.rename(folder)  # fails where another process was first: its folder is not empty
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
             if not folder.exists():
                 raise
         for path in (parent, parent.parent, state_dir):
-            _sync_folder(path)
+            sync_folder(path)
     return folder

@@ -1,32 +1,41 @@
-"""Submitting many entries: read as they come, many under way at once, reported in their order.
+"""Submitting any number of entries: read as they come, sent in batches, reported in their order.
 
-A thread of its own reads, because stdin may be silent for hours; it stays at most 64 entries ahead of the reports.
+A thread of its own reads, because stdin may be silent for hours. What it has read so far goes into the next batch as
+soon as fewer than four are under way: so a slow input is sent entry by entry at once, and a fast one in full batches.
+It stays at most one full batch ahead, and batches are held until those before them are reported, so memory is bounded.
+
+Each batch has an Idempotency-Key of its own, drawn at random, and is sent again with it when the log is away or busy:
+an answer that was lost does not append anything twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tlog.errors import FormatError, PushbackError
+from tlog.errors import CouldNotCheckError, FormatError, PushbackError, RefusedError, UnavailableError
+from tlog.fetch import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 from tlog.tile import MAX_ENTRY_SIZE
+from tlog_client.failure import UnreachableError
+from tlog_client.flow import batch_bytes
+from tlog_client.patience import Patience
 from tlog_client.run import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tlog_client.log import Added, AsyncLog
+    from tlog_client.flow import Added
+    from tlog_client.log import AsyncLog
 
-MAX_IN_FLIGHT = 64
-"""Most entries that were read and are not reported."""
+MAX_IN_FLIGHT = 4
+"""Most batches that were sent and are not reported."""
 
 MAX_TRIES = 8
-"""How often an entry is sent to a log that asks to try later."""
-
-MAX_WAIT = 60
-"""Most seconds between two tries."""
+"""How often a batch is sent to a log that is away or busy: for about a minute, or as long as the log asks for."""
 
 
 def read_entries(files: Sequence[str], *, lines: bool) -> Iterator[bytes]:
@@ -52,95 +61,178 @@ def read_entries(files: Sequence[str], *, lines: bool) -> Iterator[bytes]:
 
 def _bounded(entry: bytes, where: str) -> bytes:
     if len(entry) > MAX_ENTRY_SIZE:
-        raise OptionError(f"{where}: an entry has at most {MAX_ENTRY_SIZE} bytes")
+        raise OptionError(f"{where}: an entry has at most {MAX_ENTRY_SIZE:,} bytes; submit the hash of what is larger")
     return entry
 
 
 class _Reader:
-    """Reads in a thread, never more than 64 entries ahead. The thread ends with the process, whatever stdin does."""
+    """Reads in a thread, never more than a full batch ahead. The thread ends with the process, whatever stdin does."""
 
     def __init__(self, entries: Iterator[bytes]) -> None:
         self._entries = entries
         self._loop = asyncio.get_running_loop()
-        self._room = threading.Semaphore(MAX_IN_FLIGHT)
-        self._read: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        self._arrived = asyncio.Event()
+        self._lock = threading.Condition()
+        self._read: deque[bytes] = deque()  # this and what follows is owned by who holds the lock
+        self._bytes = 0
+        self._is_done = False
+        self._error: Exception | None = None
         threading.Thread(target=self._work, daemon=True).start()
 
-    async def next(self) -> bytes | None:
-        """Return the next entry, None at the end."""
-        item = await self._read.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
+    async def next_batch(self, most: int) -> list[bytes]:
+        """Return what was read so far, at least one entry and at most so many; nothing at the end.
 
-    def release(self) -> None:
-        """Let one more entry be read."""
-        self._room.release()
+        Raises:
+            OptionError, FormatError: What ended the reading, once all before it was returned.
+        """
+        while True:
+            with self._lock:
+                if batch := self._cut(most):
+                    return batch
+                if self._error:
+                    raise self._error
+                if self._is_done:
+                    return []
+                self._arrived.clear()
+            await self._arrived.wait()
+
+    def _cut(self, most: int) -> list[bytes]:
+        batch: list[bytes] = []
+        size = 0
+        while self._read and len(batch) < most:
+            size += batch_bytes([self._read[0]])
+            if batch and size > MAX_BATCH_BYTES:
+                break
+            batch.append(self._read.popleft())
+        self._bytes -= batch_bytes(batch)
+        self._lock.notify()
+        return batch
 
     def _work(self) -> None:
         last: Exception | None = OptionError("reading the input ended too early")
         try:
             for entry in self._entries:
                 self._hand(entry)
-                self._room.acquire()
             last = None
         except (OptionError, FormatError) as error:
             last = error
         finally:
-            self._hand(last)
+            with self._lock:
+                self._error, self._is_done = last, True
+            self._wake()
 
-    def _hand(self, item: bytes | Exception | None) -> None:
+    def _hand(self, entry: bytes) -> None:
+        with self._lock:
+            self._lock.wait_for(lambda: len(self._read) < MAX_BATCH_ENTRIES and self._bytes < MAX_BATCH_BYTES)
+            self._read.append(entry)
+            self._bytes += batch_bytes([entry])
+            is_first = len(self._read) == 1
+        if is_first:
+            self._wake()
+
+    def _wake(self) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._read.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
 
-def so_far(count: int) -> str:
-    """Say what is known of entries when submitting them ended early."""
-    return f"{count} indexes were printed, and up to {MAX_IN_FLIGHT} more entries may have been appended"
+class Submission:
+    """One run of submitting.
+
+    Attributes:
+        reported: Entries that were reported. # owned by `run`, as what follows
+        sent: Entries that were sent, the reported ones included.
+    """
+
+    def __init__(
+        self,
+        log: AsyncLog,
+        report: Callable[[Added], None],
+        notice: Callable[[CouldNotCheckError], None] = lambda _: None,
+    ) -> None:
+        """Take where entries go.
+
+        Args:
+            log: The log.
+            report: Is called for each entry, in the order of the input.
+            notice: Is called once each time that the log becomes unavailable.
+        """
+        self.reported = 0
+        self.sent = 0
+        self._log = log
+        self._report = report
+        self._notice = notice
+        self._most = MAX_BATCH_ENTRIES
+        self._has_answered = False
+        self._is_away = False
+
+    async def run(self, entries: Iterator[bytes]) -> None:
+        """Add entries, and report each in the order of the input.
+
+        Raises:
+            TreeheadError: The first that failed; those after it may have been appended all the same.
+        """
+        reader = _Reader(entries)
+        under_way: asyncio.Queue[asyncio.Task[list[Added]] | None] = asyncio.Queue()
+        tasks: set[asyncio.Task[list[Added]]] = set()
+        room = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+        async def send() -> None:
+            try:
+                while True:
+                    await room.acquire()
+                    if not (batch := await reader.next_batch(self._most)):
+                        return
+                    self.sent += len(batch)
+                    task = asyncio.create_task(self._add(batch))
+                    tasks.add(task)
+                    under_way.put_nowait(task)
+            finally:
+                under_way.put_nowait(None)
+
+        sending = asyncio.create_task(send())
+        try:
+            while (task := await under_way.get()) is not None:
+                for added in await task:
+                    self._report(added)
+                    self.reported += 1
+                tasks.discard(task)
+                room.release()
+            await sending
+        finally:
+            for left in (sending, *tasks):
+                left.cancel()
+            await asyncio.gather(sending, *tasks, return_exceptions=True)
+
+    async def _add(self, batch: list[bytes]) -> list[Added]:
+        """Add a batch, with one key for all tries; a batch that is too large for this log in two halves.
+
+        Raises:
+            TreeheadError: As `AsyncLog.add_many`.
+        """
+        key, patience = secrets.token_urlsafe(24), Patience()
+        for _ in range(MAX_TRIES - 1):
+            try:
+                return self._came(await self._log.add_many(batch, key=key))
+            except RefusedError as error:
+                if error.status != 413 or len(batch) == 1:
+                    raise
+                half = self._most = len(batch) // 2
+                return [*(await self._add(batch[:half])), *(await self._add(batch[half:]))]
+            except (PushbackError, UnavailableError) as error:
+                if isinstance(error, UnreachableError) and not self._has_answered:
+                    raise  # nobody was there from the beginning: the address is wrong, and nothing was sent
+                delay = patience.delay(error)
+                if not self._is_away:
+                    self._is_away = True
+                    self._notice(error)
+                await asyncio.sleep(delay)
+        return self._came(await self._log.add_many(batch, key=key))
+
+    def _came(self, added: list[Added]) -> list[Added]:
+        self._has_answered, self._is_away = True, False
+        return added
 
 
 async def submit_all(log: AsyncLog, entries: Iterator[bytes], report: Callable[[Added], None]) -> None:
-    """Add entries, up to 64 at once, and report each in the order of the input.
-
-    Raises:
-        TreeheadError: The first that failed; those after it may have been appended all the same.
-    """
-    reader = _Reader(entries)
-    under_way: asyncio.Queue[asyncio.Task[Added] | None] = asyncio.Queue()
-    tasks: set[asyncio.Task[Added]] = set()
-
-    async def send() -> None:
-        try:
-            while (entry := await reader.next()) is not None:
-                task = asyncio.create_task(add_politely(log, entry))
-                tasks.add(task)
-                under_way.put_nowait(task)
-        finally:
-            under_way.put_nowait(None)
-
-    sending = asyncio.create_task(send())
-    try:
-        while (task := await under_way.get()) is not None:
-            report(await task)
-            tasks.discard(task)
-            reader.release()
-        await sending
-    finally:
-        for left in (sending, *tasks):
-            left.cancel()
-        await asyncio.gather(sending, *tasks, return_exceptions=True)
-
-
-async def add_politely(log: AsyncLog, entry: bytes) -> Added:
-    """Add an entry; wait as long as a busy log asks, and try again, eight times at most.
-
-    Raises:
-        PushbackError: It was busy each time.
-        TreeheadError: As `AsyncLog.add`.
-    """
-    for attempt in range(MAX_TRIES - 1):
-        try:
-            return await log.add(entry)
-        except PushbackError as error:
-            await asyncio.sleep(min(MAX_WAIT, 2**attempt if error.retry_after is None else error.retry_after))
-    return await log.add(entry)
+    """Add any number of entries in batches, and report each in the order of the input; as `Submission.run`."""
+    await Submission(log, report).run(entries)

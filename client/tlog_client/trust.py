@@ -15,13 +15,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tlog.errors import CouldNotCheckError, ForkError, FormatError, VerificationError
+from tlog.errors import CouldNotCheckError, ForkError, FormatError, NotFoundError, VerificationError
 from tlog.fetch import over_http
 from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root, verify_consistency
 from tlog.reader import TileCache, read_hashes, read_root
-from tlog_client.state import ForkProvenError, Signed, StateError, StateFile, origin_of, prove_fork, state_path
+from tlog_client.state import KINDS, ForkProvenError, Signed, StateError, StateFile, origin_of, prove_fork, state_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,10 +32,26 @@ if TYPE_CHECKING:
     from tlog.policy import Policy
     from tlog.reader import Reading
 
+T = TypeVar("T")
+
 SAVE_INTERVAL = 1.0
 """Seconds between two saves of trust, at least."""
 
 _REMEMBERED = 256  # accepted heads that need no second check
+
+
+def read_log(reading: Reading[T]) -> Fetching[T]:
+    """Read parts of a tree that the log has signed; that it lacks one is no answer to what the user asked for.
+
+    Raises:
+        FormatError: A part breaks its form.
+        VerificationError: A part does not lead to the head.
+        CouldNotCheckError: A part is missing.
+    """
+    try:
+        return (yield from over_http(reading))
+    except NotFoundError as error:
+        raise CouldNotCheckError(f"the log lacks a part of a tree that it signed: {error}") from error
 
 
 def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fetching[None]:
@@ -49,7 +65,7 @@ def check_growth(old: Signed, new: Signed, cache: TileCache | None = None) -> Fe
     """
     root = new.head.root
     if new.head.size != old.head.size:
-        root = yield from over_http(read_root(new.head, old.head.size, cache))
+        root = yield from read_log(read_root(new.head, old.head.size, cache))
     if root != old.head.root:
         raise _fork(old, new)
 
@@ -82,7 +98,9 @@ class Trust:
         self._state_dir = state_dir
         self._clock = clock
         origin = origin_of(policy)
-        self._file = None if state_dir is None else StateFile(state_path(state_dir, origin, ".json"), "trust", policy)
+        self._file = (
+            None if state_dir is None else StateFile(state_path(state_dir, origin, KINDS["trust"]), "trust", policy)
+        )
         saved = self._file.load() if self._file else None
         if self._file:
             self._file.adopt(saved)
@@ -196,7 +214,7 @@ class Trust:
             return
         top = max((*heads, old), key=lambda signed: signed.head.size)
         try:
-            roots = yield from over_http(_read_roots(top.head, [old, *heads], self.cache))
+            roots = yield from read_log(_read_roots(top.head, [old, *heads], self.cache))
             is_good = roots == [signed.head.root for signed in (old, *heads)]
         except (FormatError, VerificationError, CouldNotCheckError):
             is_good = False

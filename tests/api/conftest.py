@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -14,6 +16,7 @@ from tests.support.rfc6962 import Tree
 from tests.support.wire import connected
 from tlog.server.api.serve import make_runner
 from tlog.server.config import read_config
+from tlog.server.limit import Limits
 from tlog.server.log import ServedLog, open_log
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from tlog.fetch import Response
 
 SIZE = 700
+
+DEFAULTS = Limits()
 
 
 @dataclass
@@ -65,21 +70,34 @@ class Api:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the log once."""
     data = tmp_path_factory.mktemp("api") / "log"
-    grow(create(data), [[b"entry %d" % number * (number % 4) for number in range(1, SIZE)]])
+    grow(create(data), [[b"entry %d " % number * (number % 4) + b"%d" % number for number in range(1, SIZE)]])
     return data
 
 
 @pytest.fixture
 async def api(template: Path, tmp_path: Path) -> AsyncIterator[Api]:
-    """Open a copy of the log, and serve it as `tlogd serve` does."""
-    data = shutil.copytree(template, tmp_path / "log")
-    async with open_log(read_config(data / "treehead.toml"), raise_fatal) as log:
-        runner = make_runner(log)
+    """Serve a copy of the log as `tlogd serve` does."""
+    async with serving(shutil.copytree(template, tmp_path / "log")) as served:
+        yield served
+
+
+@pytest.fixture
+def copy(template: Path, tmp_path: Path) -> Path:
+    """Return the folder of a copy of the log."""
+    return shutil.copytree(template, tmp_path / "copy")
+
+
+@asynccontextmanager
+async def serving(data: Path, limits: Limits = DEFAULTS, *, read_only: bool = False) -> AsyncIterator[Api]:
+    """Open a log with some limits, and serve it."""
+    config = msgspec.structs.replace(read_config(data / "treehead.toml"), limits=limits)
+    async with open_log(config, raise_fatal, read_only=read_only) as log:
+        runner = make_runner({"": log}, limits)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = int(runner.addresses[0][1])
             async with connected(port) as connection:
-                yield Api(data, log, port, connection, Tree(stored(template)))
+                yield Api(data, log, port, connection, Tree(stored(data)))
         finally:
             await runner.cleanup()

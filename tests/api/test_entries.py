@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import cbor2
 import pytest
 
-from tests.support.wire import head_of
+from tests.api.conftest import serving
+from tests.support.wire import head_of, raw
 from tlog.errors import PushbackError
 from tlog.policy import Policy
 from tlog.proof import parse_proof, verify_proof
-from tlog.server import sequencer
+from tlog.server.limit import Limits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.api.conftest import Api
     from tlog.fetch import Response
 
@@ -29,19 +32,13 @@ def problem(response: Response) -> str:
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["access-control-allow-origin"] == "*"
+    assert response.body.endswith(b"}\n")
     body = json.loads(response.body)
     assert body["status"] == response.status
     assert body["title"]
     assert "Traceback" not in response.body.decode()
+    assert "b'" not in response.body.decode(), "a value as Python writes it"
     return str(body["type"]).removeprefix("urn:treehead:problem:")
-
-
-def problem_or_parser(response: Response) -> str:
-    """Say who refused: our code, or the HTTP parser, which knows no problem documents."""
-    if response.headers["content-type"] == "application/problem+json":
-        return "problem"
-    assert (response.status, response.headers["content-type"]) == (400, "text/plain; charset=utf-8")
-    return "parser"
 
 
 def leaf(entry: bytes) -> bytes:
@@ -69,12 +66,12 @@ def policy(api: Api) -> Policy:
 
 async def test_add_answers_with_the_index_alone(api: Api) -> None:
     for index in (700, 701):
-        response = await api.post("/add", b"entry")
+        response = await api.post("/add", b"entry %d" % index)
         assert (response.status, response.body) == (200, b"%d" % index)
         assert response.headers["content-type"].startswith("text/plain")
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["access-control-allow-origin"] == "*"
-    assert (await api.log.read_entry(700))[0] == b"entry"
+    assert (await api.log.read_entry(700))[0] == b"entry 700"
 
 
 async def test_an_entry_is_answered_in_json_by_default(api: Api) -> None:
@@ -116,14 +113,29 @@ async def test_an_entry_is_answered_with_a_proof_that_verifies_offline(api: Api)
         ("text/html, application/cbor", CBOR),
         ("APPLICATION/CBOR; q=0.5", CBOR),
         ("text/html, */*;q=0.1", JSON),
-        (f"{PROOF}, {JSON}", PROOF),
+        (f"{PROOF}, {JSON}", JSON),
+        (f"{PROOF}, {JSON};q=0.9", PROOF),
+        (f"{JSON};q=0, */*", CBOR),
+        (f"{JSON};q=0.000, */*;q=0.001", CBOR),
+        ("*/*;q=0", None),
+        (f"{JSON};q=0", None),
+        ("text/*", PROOF),
+        ("text/*;q=0.2, application/*;q=0.1", PROOF),
+        (f"*/*, {CBOR};q=0.5, {JSON};q=0.1", PROOF),
+        (f"{CBOR};q=2", None),
+        (f"{CBOR};q=x, {PROOF};q=0.1", PROOF),
+        (f"{PROOF};charset=utf-8", PROOF),
+        (f" {CBOR} ;\tQ=1.000 ", CBOR),
+        (",".join(["text/html"] * 500), None),
         ("text/html", None),
         ("application/xml, text/plain", None),
         ("junk", None),
         (";;;,,,", JSON),
     ],
 )
-async def test_the_media_type_is_the_first_that_is_offered(api: Api, accept: str, wanted: str | None) -> None:
+async def test_the_media_type_is_the_most_wanted_and_the_first_offered_of_several(
+    api: Api, accept: str, wanted: str | None
+) -> None:
     for response in (
         await api.post("/v1/entries", b"entry", ("Accept", accept)),
         await api.get("/v1/entries/3", ("Accept", accept)),
@@ -181,8 +193,9 @@ async def test_any_content_type_is_opaque(api: Api) -> None:
         "a/b;;=",
     ]
     for index, value in enumerate(types, 700):
-        assert (await api.post("/add", b"a=1&b=\xff", ("Content-Type", value))).body == b"%d" % index
-        assert (await api.log.read_entry(index))[0] == b"a=1&b=\xff"
+        entry = b"a=%d&b=\xff" % index
+        assert (await api.post("/add", entry, ("Content-Type", value))).body == b"%d" % index
+        assert (await api.log.read_entry(index))[0] == entry
 
 
 @pytest.mark.parametrize("have", [1, 2, 255, 256, 512, 699, 700, 701])
@@ -192,8 +205,8 @@ async def test_an_answer_proves_consistency_from_the_size_that_the_client_has(ap
     consistency = cbor2.loads(response.body)["consistency"]
     tree = type(api.tree)([*api.tree.entries, b"entry"])
     assert consistency == {"from": have, "proof": tree.proof(have, 701)}
-    response = await api.post("/v1/entries", b"entry", ("Treehead-Have", str(have)))
-    tree = type(api.tree)([*tree.entries, b"entry"])
+    response = await api.post("/v1/entries", b"another", ("Treehead-Have", str(have)))
+    tree = type(api.tree)([*tree.entries, b"another"])
     assert [b64decode(part) for part in json.loads(response.body)["consistency"]["proof"]] == tree.proof(have, 702)
 
 
@@ -214,31 +227,80 @@ async def test_a_size_that_is_none_is_refused_before_the_entry_is_taken(api: Api
     assert api.log.head.size == 700
 
 
-async def test_a_full_pool_asks_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequencer, "MAX_POOL_ENTRIES", 0)
-    for route in ("/add", "/v1/entries"):
-        response = await api.post(route, b"entry")
-        assert (response.status, problem(response)) == (503, "busy")
-        assert response.headers["retry-after"] == "1"
-    assert (await api.get("/v1/entries/1")).status == 200
-    monkeypatch.undo()
-    assert (await api.post("/add", b"entry")).status == 200
+async def test_a_full_pool_asks_to_come_back_and_still_serves(copy: Path) -> None:
+    async with serving(copy, Limits(pool_entries=0)) as api:
+        for route in ("/add", "/v1/entries"):
+            response = await api.post(route, b"entry")
+            assert (response.status, problem(response)) == (503, "busy")
+            assert response.headers["retry-after"] == "1"
+        assert (await api.get("/v1/entries/1")).status == 200
 
 
-async def test_a_full_pool_is_told_before_the_body_is_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequencer, "MAX_POOL_ENTRIES", 0)
-    head = b"POST /add HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n"
-    assert (await api.connection.send(head)).status == 503
+async def test_a_full_pool_is_told_before_the_body_is_read(copy: Path) -> None:
+    async with serving(copy, Limits(pool_entries=0)) as api:
+        head = b"POST /add HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n"
+        assert (await api.connection.send(head)).status == 503
 
 
-async def test_a_log_that_lags_asks_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequencer, "MAX_LAG", 100)
-    response = await api.post("/add", b"entry")
-    assert (response.status, problem(response), response.headers["retry-after"]) == (503, "busy", "1")
+async def test_a_body_that_will_be_too_large_is_refused_before_it_is_read(api: Api) -> None:
+    head = b"POST /add HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n"
+    response = await api.connection.send(head)
+    assert (response.status, problem(response)) == (413, "too-large")
+    assert "65,535" in json.loads(response.body)["detail"]
+
+
+async def test_a_client_that_expects_to_continue_is_told_so_only_if_the_body_would_be_taken(api: Api) -> None:
+    async with raw(api.port) as (reader, writer):
+        head = b"POST /add HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % 5)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"entry")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(3) == b"700"
+        writer.write(head % 70_000)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_log_that_lags_asks_to_come_back(copy: Path) -> None:
+    async with serving(copy, Limits(lag=100)) as api:
+        response = await api.post("/add", b"entry")
+        assert (response.status, problem(response), response.headers["retry-after"]) == (503, "busy", "1")
+
+
+async def test_a_log_of_the_largest_size_takes_nothing_and_still_serves(copy: Path) -> None:
+    async with serving(copy, Limits(tree_size=700)) as api:
+        response = await api.post("/v1/entries", b"entry")
+        assert (response.status, problem(response)) == (403, "read-only")
+        assert (await api.get("/v1/entries/699")).status == 200
+
+
+async def test_a_log_that_is_served_read_only_takes_nothing_and_still_serves(copy: Path) -> None:
+    async with serving(copy, read_only=True) as api:
+        response = await api.post("/v1/entries", b"entry")
+        assert (response.status, problem(response)) == (403, "read-only")
+        assert (await api.get("/v1/entries/699")).status == 200
+
+
+async def test_a_disk_without_space_takes_nothing_and_still_serves(copy: Path) -> None:
+    async with serving(copy, Limits(free_bytes=1 << 62)) as api:
+        response = await api.post("/v1/entries", b"entry")
+        assert (response.status, problem(response)) == (507, "no-space")
+        assert (await api.get("/v1/entries/699")).status == 200
+
+
+async def test_an_address_beyond_its_rate_is_told_when_to_come_back(copy: Path) -> None:
+    async with serving(copy, Limits(rate=1, burst=2)) as api:
+        for left in ("1", "0"):
+            response = await api.post("/v1/entries", b"entry %s" % left.encode())
+            assert (response.status, response.headers["ratelimit"].split(";")[1]) == (201, f"r={left}")
+        response = await api.post("/v1/entries", b"one too many")
+        assert (response.status, problem(response), response.headers["retry-after"]) == (429, "rate", "1")
+        assert "RateLimit" in response.headers["access-control-expose-headers"]
 
 
 async def test_a_closing_log_takes_nothing_and_still_serves(api: Api) -> None:
-    api.log._sequencer.close()
+    assert api.log._writer is not None
+    api.log._writer.close()
     response = await api.post("/add", b"entry")
     assert (response.status, problem(response)) == (503, "stopping")
     assert (await api.get("/v1/entries/699")).status == 200
@@ -258,7 +320,60 @@ async def test_a_retry_after_is_only_sent_where_it_is_known(api: Api, monkeypatc
 async def test_entries_are_added_by_post_alone(api: Api, method: str) -> None:
     for route in ("/add", "/v1/entries"):
         response = await api.request(method, route, b"")
-        assert (response.status, problem(response), response.headers["allow"]) == (405, "method", "POST")
+        assert (response.status, problem(response), response.headers["allow"]) == (405, "method", "OPTIONS,POST")
+
+
+# Duplicates and keys.
+
+
+async def test_an_entry_that_the_log_has_is_answered_with_its_first_index_and_a_proof(api: Api) -> None:
+    for accept in (JSON, CBOR, PROOF):
+        response = await api.post("/v1/entries", api.tree.entries[3], ("Accept", accept))
+        assert response.status == 200
+        if accept == JSON:
+            assert json.loads(response.body)["index"] == 3
+        elif accept == CBOR:
+            body = cbor2.loads(response.body)
+            assert (body["index"], body["proof"]) == (3, api.tree.path(3, 0, 700))
+        else:
+            verify_proof(parse_proof(response.body), api.tree.entries[3], policy(api))
+    assert (await api.post("/add", api.tree.entries[3])).body == b"3"
+    assert api.log.head.size == 700
+
+
+async def test_the_same_request_under_the_same_key_is_carried_out_once(copy: Path) -> None:
+    config = copy / "treehead.toml"
+    config.write_text(config.read_text().replace("\n[http]", "dedup = false\n\n[http]"))
+    async with serving(copy) as api:
+        key = ("Idempotency-Key", "one")
+        for route, size in (("/add", 701), ("/v1/entries", 702)):
+            answers = [await api.post(route, b"entry", (key[0], route[1:4])) for _ in range(3)]
+            assert {json.loads(answer.body)["index"] if size == 702 else int(answer.body) for answer in answers} == {
+                size - 1
+            }
+            assert api.log.head.size == size
+        await api.post("/v1/entries", b"entry", key)
+        assert api.log.head.size == 703
+        for route, body in (("/v1/entries", b"other"), ("/add", b"entry")):
+            response = await api.post(route, body, key)
+            assert (response.status, problem(response)) == (422, "key-reused")
+        assert api.log.head.size == 703
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "\u00e9", "x" * 256, '"a"\t"b"'])
+@pytest.mark.parametrize("route", ["/add", "/v1/entries"])
+async def test_a_key_that_is_none_is_refused_and_adds_nothing(api: Api, route: str, key: str) -> None:
+    response = await api.post(route, b"entry", ("Idempotency-Key", key))
+    assert (response.status, problem(response)) == (400, "bad-request")
+    assert api.log.head.size == 700
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Treehead-Have"])
+async def test_a_header_that_is_sent_twice_is_refused(api: Api, name: str) -> None:
+    response = await api.post("/v1/entries", b"entry", (name, "1"), (name, "1"))
+    assert (response.status, problem(response)) == (400, "bad-request")
+    assert name in json.loads(response.body)["detail"]
+    assert api.log.head.size == 700
 
 
 # Reading.
@@ -328,9 +443,7 @@ BAD_NUMBERS = [
 async def test_a_number_that_is_none_is_refused_everywhere(api: Api, route: str) -> None:
     for number in BAD_NUMBERS:
         response = await api.get(route.format(number))
-        assert response.status == 400, number
-        if problem_or_parser(response) == "problem":
-            assert problem(response) == "bad-request", number
+        assert (response.status, problem(response)) == (400, "bad-request"), number
 
 
 # Proofs.

@@ -40,13 +40,14 @@ async def test_a_log_is_not_ready_while_an_admitted_entry_waits_too_long(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = asyncio.Event()
-    honest = api.log._sequencer._thread.run
+    assert api.log._writer is not None
+    honest = api.log._writer._end.thread.run
 
     async def wait(work: object) -> object:
         await gate.wait()
         return await honest(work)  # type: ignore[arg-type]  # passed through
 
-    monkeypatch.setattr(api.log._sequencer._thread, "run", wait)
+    monkeypatch.setattr(api.log._writer._end.thread, "run", wait)
     task = asyncio.create_task(api.log.add(b"waits"))
     await asyncio.sleep(0)
     assert (await api.get("/readyz")).status == 200

@@ -15,7 +15,7 @@ from tests.support.simulated_log import OTHER, Lie, SimulatedLog, always, change
 from tlog.note import sign_note
 from tlog.policy import Policy
 from tlog.proof import parse_proof, verify_proof
-from tlog_client import submit
+from tlog_client import cli, patience, submit
 from tlog_client.main import run
 from tlog_client.report import MEANINGS, ExitCode
 
@@ -59,6 +59,7 @@ def test_submit_get_and_verify_go_together(
     assert capfdbinary.readouterr().out == entry
     assert run(["get", "300", "-o", "copy"]) == 0
     assert (tmp_path / "copy").read_bytes() == entry
+    assert capfdbinary.readouterr() == (b"", b"")
     assert run(["checkpoint"]) == 0
     assert capfdbinary.readouterr().out == log.head().format()
 
@@ -67,7 +68,8 @@ def test_json_is_one_object_a_line(log: SimulatedLog, tmp_path: Path, capsys: py
     (tmp_path / "a").write_bytes(b"a")
     assert run(["submit", "a", "a", "--json", "--lines"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {line["index"] for line in lines} == {300, 301}
+    assert [line["index"] for line in lines] == [300, 301]
+    assert all(line.keys() == {"index", "leaf_hash", "size", "is_new"} for line in lines)
     assert run(["get", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["entry"] == "ZW50cnkgNQ=="
     assert run(["checkpoint", "--json"]) == 0
@@ -108,14 +110,16 @@ def test_a_line_is_reported_while_stdin_stays_open() -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     said = process.communicate()[1].strip()
-    assert said.startswith(b"tlog: stopped; 1 indexes were printed, and up to 64 more")
+    assert said.startswith(b"tlog: stopped; 1 indexes were printed, and 0 more")
+    assert said.endswith(b"--skip 1")
     assert b"\n" not in said
 
 
 def test_a_busy_log_is_asked_again_as_it_wishes(
-    log: SimulatedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: SimulatedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0)
     answers = iter([503, 429, 201])
 
     def busy(request: object, response: object) -> object:
@@ -124,7 +128,8 @@ def test_a_busy_log_is_asked_again_as_it_wishes(
 
     log.lies["v1/entries"] = busy  # type: ignore[assignment]  # passes on what it is given
     assert run(["submit", "a"]) == 0
-    monkeypatch.setattr(submit, "MAX_WAIT", 0)
+    assert log.tree.entries[300:] == [b"a"]
+    assert capsys.readouterr().err.count("trying again") == 1
     log.lies["v1/entries"] = always(503)
     log.asked.clear()
     assert run(["submit", "a"]) == ExitCode.UNAVAILABLE
@@ -343,9 +348,9 @@ def test_help_shows_the_exit_codes_and_every_command_an_example(capsys: pytest.C
     for code, meaning in MEANINGS.items():
         assert f"{int(code)} {meaning}" in shown
     assert list(MEANINGS) == list(ExitCode)
-    for command in ("submit", "get", "verify", "checkpoint", "monitor"):
+    for command in cli.COMMANDS:
         assert run([command, "--help"]) == 0
-        assert f"Examples:\n    tlog {command}" in capsys.readouterr().out
+        assert f"tlog {command}" in capsys.readouterr().out.partition("Examples:\n    ")[2]
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

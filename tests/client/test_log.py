@@ -32,7 +32,7 @@ from tlog.note import sign_note
 from tlog.policy import Policy
 from tlog.proof import parse_proof, verify_proof
 from tlog_client import AsyncLog, Log, OptionError
-from tlog_client.log import Added, Flows, UncheckedError
+from tlog_client.flow import Added, Flows, UncheckedError
 from tlog_client.run import drive
 
 
@@ -147,7 +147,7 @@ def test_an_add_that_could_not_be_checked_says_the_index() -> None:
     with pytest.raises(CouldNotCheckError) as caught:
         drive(log, flows.add(b"mine"))
     assert isinstance(caught.value, UncheckedError)
-    assert caught.value.answer.index == 300
+    assert caught.value.indexes == (300,)
 
 
 def test_an_add_that_could_not_be_checked_is_not_taken_for_one_that_was_refused() -> None:

@@ -212,7 +212,7 @@ def test_a_locked_log_fails_the_append_at_once(filled: Path) -> None:
 
 
 def test_opening_never_makes_a_database(tmp_path: Path) -> None:
-    with pytest.raises(StartRefusedError, match="unable to open"):
+    with pytest.raises(StartRefusedError, match="is missing"):
         open_segments(tmp_path / "log.db")
     assert list(tmp_path.iterdir()) == []
 
@@ -269,3 +269,12 @@ def test_a_wal_that_another_program_reads_cannot_be_made_durable_and_is_refused(
             open_segments(filled)
         reader.execute("COMMIT")
         open_segments(filled).close()
+
+
+def test_key_records_are_found_by_time_and_only_where_there_are_some(opened: Open) -> None:
+    with opened() as storage:
+        for first, time_ms, keys in ((0, 5, b"a"), (1, 6, b""), (2, 7, b"b"), (3, 7, b"c"), (4, 9, b"d")):
+            storage.append(replace(segment(first, [b"x"], time_ms), keys=keys))
+        assert list(storage.keys(0, 5)) == [(5, b"a"), (7, b"b"), (7, b"c"), (9, b"d")]
+        assert list(storage.keys(6, 4)) == [(7, b"b"), (7, b"c")]
+        assert list(storage.keys(10, 5)) == []

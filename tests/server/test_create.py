@@ -174,6 +174,8 @@ def test_the_command_prints_what_is_needed_and_refuses_a_taken_name_in_one_line(
     assert printed["vkey"] == (tmp_path / "log" / "vkey").read_text().strip()
     assert printed["config"] == str(tmp_path / "log" / "treehead.toml")
     again = run_tlogd("init", "--origin", ORIGIN, "--data", tmp_path / "log")
-    assert again.returncode == 1
-    assert again.stderr == f"tlogd: {tmp_path / 'log'} exists; a log is never created over anything\n"
+    assert again.returncode == 2
+    assert again.stderr == (
+        f"tlogd: {tmp_path / 'log'} exists; a log is never created over anything; choose another name\n"
+    )
     assert "PRIVATE" not in done.stdout + done.stderr

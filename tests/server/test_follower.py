@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.rfc6962 import Tree
 from tests.support.static import content
-from tests.support.writing import Thread, memory_tiles
+from tests.support.writing import Thread, memory_leaves, memory_tiles
 from tlog.edge import Edge, extend
 from tlog.server import follower as module
 from tlog.server.follower import Follower, derive, encoded, gunzip, gzip
@@ -62,7 +62,7 @@ def test_nothing_is_derived_before_a_bundle_is_full(size: int) -> None:
 @pytest.mark.parametrize("size", [256, 257, 511, 512, 513, 1000])
 async def test_what_is_full_is_written_and_then_dropped_from_memory(size: int) -> None:
     log, store = Log(size), memory_tiles()
-    await Follower(Thread(), store, log.overlay).catch_up()
+    await Follower(Thread(), store, log.overlay, memory_leaves()).catch_up()
     assert log.overlay.position == size // 256 * 256
     log.check(store)
     assert log.overlay.entry(log.overlay.position - 1) is None
@@ -70,7 +70,7 @@ async def test_what_is_full_is_written_and_then_dropped_from_memory(size: int) -
 
 async def test_upper_tiles_are_written_when_they_are_full() -> None:
     log, store, thread = Log(), memory_tiles(), Thread()
-    follower = Follower(thread, store, log.overlay)
+    follower = Follower(thread, store, log.overlay, memory_leaves())
     for count in (65_000, 535, 1, 300):
         log.grow(count)
         await follower.catch_up()
@@ -83,7 +83,7 @@ async def test_upper_tiles_are_written_when_they_are_full() -> None:
 async def test_one_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BUNDLES", 2)
     log, store, thread = Log(256 * 5 + 7), memory_tiles(), Thread()
-    await Follower(thread, store, log.overlay).catch_up()
+    await Follower(thread, store, log.overlay, memory_leaves()).catch_up()
     assert thread.runs == 3
     log.check(store)
 
@@ -91,7 +91,7 @@ async def test_one_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_it_follows_while_the_log_grows() -> None:
     log, store = Log(), memory_tiles()
     advanced = asyncio.Event()
-    run = asyncio.create_task(Follower(Thread(), store, log.overlay).run(advanced))
+    run = asyncio.create_task(Follower(Thread(), store, log.overlay, memory_leaves()).run(advanced))
     for _ in range(20):
         log.grow(97)
         advanced.set()
@@ -106,7 +106,7 @@ async def test_it_follows_while_the_log_grows() -> None:
 async def test_everything_stays_in_memory_until_it_is_written() -> None:
     log, store, thread = Log(600), memory_tiles(), Thread()
     thread.gate.clear()
-    task = asyncio.create_task(Follower(thread, store, log.overlay).catch_up())
+    task = asyncio.create_task(Follower(thread, store, log.overlay, memory_leaves()).catch_up())
     for _ in range(10):
         await asyncio.sleep(0)
     assert thread.runs == 1
@@ -123,12 +123,12 @@ async def test_a_failed_write_leaves_everything_in_memory_and_nothing_in_the_sto
     log, store = Log(600), memory_tiles()
     store._connection.execute("CREATE TRIGGER full BEFORE INSERT ON bundle BEGIN SELECT raise(ABORT, 'disk full'); END")
     with pytest.raises(sqlite3.IntegrityError, match="disk full"):
-        await Follower(Thread(), store, log.overlay).catch_up()
+        await Follower(Thread(), store, log.overlay, memory_leaves()).catch_up()
     assert log.overlay.position == store.position() == 0
     assert log.overlay.bundle(Bundle(1)) == content(log.tree, (None, 1, 256))
     assert store.tiles([Tile(0, 0)]) == [None]
     store._connection.execute("DROP TRIGGER full")
-    await Follower(Thread(), store, log.overlay).catch_up()
+    await Follower(Thread(), store, log.overlay, memory_leaves()).catch_up()
     log.check(store)
 
 

@@ -8,6 +8,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
+
 from tests.support.static import unframed
 from tlog.server.create import create_log
 from tlog.server.log import open_log
@@ -35,10 +37,10 @@ def raise_fatal(error: BaseException) -> NoReturn:
 
 
 def grow(config: Config, batches: Iterable[Sequence[bytes]]) -> None:
-    """Open a log, add entries, one commit a batch, and close it."""
+    """Open a log, add entries, one commit a batch, equal ones too, and close it."""
 
     async def run() -> None:
-        async with open_log(config, raise_fatal) as log:
+        async with open_log(msgspec.structs.replace(config, dedup=False), raise_fatal) as log:
             for batch in batches:
                 first = log.head.size
                 placed = await asyncio.gather(*map(log.add, batch))

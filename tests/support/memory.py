@@ -9,6 +9,8 @@ from tests.support.static import unframed
 from tlog.server.errors import CommitError, StartRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlog.server.storage import Segment, SignedHead
 
 
@@ -34,6 +36,11 @@ class MemoryStorage:
             raise StartRefusedError(f"no entry {end - 1}")
         return [entry for segment in self.segments for entry in unframed(segment.entries)][start:end]
 
+    def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
+        for segment in self.segments:
+            if segment.keys and segment.time_ms >= since_ms and segment.first < end:
+                yield segment.time_ms, segment.keys
+
 
 class MemoryCheckpointStore:
     """CheckpointStore in a dictionary; several of them may share one."""
@@ -52,6 +59,9 @@ class MemoryCheckpointStore:
         head = self.heads[origin]
         self.heads[origin] = replace(head, epoch=head.epoch + 1)
         return self.heads[origin]
+
+    def latest(self, origin: str) -> SignedHead | None:
+        return self.heads.get(origin)
 
     def swap(self, old: SignedHead, new: SignedHead) -> None:
         found = self.heads.get(old.origin)

@@ -78,6 +78,7 @@ class Server:
         self._program = program
         self._process: subprocess.Popen[str] | None = None
         self._lines: list[str] = []
+        self._begin = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread()
 
@@ -108,7 +109,7 @@ class Server:
         command = [*(program or self._program), "serve", "--config", config, "--port", str(self.port)]
         began = time.monotonic()
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        before = len(self._lines)
+        self._begin = before = len(self._lines)
         self._thread = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._thread.start()
         line = self._wait_for("server.listening", before)
@@ -135,6 +136,10 @@ class Server:
             self.kill()
             raise AssertionError(f"no {event}:\n{self.stderr}")
         return line
+
+    def wait_for(self, event: str) -> None:
+        """Wait until the newest process has logged an event."""
+        self._wait_for(event, self._begin)
 
     def kill(self) -> None:
         """Send SIGKILL."""

@@ -13,7 +13,17 @@ from typing import TypeVar
 from tests.support.rfc6962 import Tree
 from tlog.cbor import decode, encode
 from tlog.checkpoint import Checkpoint
-from tlog.fetch import HAVE_HEADER, Answer, Fetching, Request, Response
+from tlog.fetch import (
+    HAVE_HEADER,
+    KEY_HEADER,
+    Answer,
+    BatchAnswer,
+    Fetching,
+    Request,
+    Response,
+    Result,
+)
+from tlog.multiproof import multiproof_nodes
 from tlog.note import Signer, sign_note
 from tlog.tile import Bundle, Tile, parse_path
 
@@ -40,6 +50,7 @@ class SimulatedLog:
         size: Size of the head that it serves.
         lies: What happens to the answers to paths that begin so.
         asked: The paths that were asked for.
+        keys: The answer to each Idempotency-Key; None where the log knows no such keys.
     """
 
     def __init__(self, entries: Sequence[bytes], *, size: int | None = None) -> None:
@@ -48,6 +59,7 @@ class SimulatedLog:
         self.size = len(entries) if size is None else size
         self.lies: dict[str, Lie] = {}
         self.asked: list[str] = []
+        self.keys: dict[str, bytes] | None = {}
         self._lock = Lock()
 
     @classmethod
@@ -83,6 +95,17 @@ class SimulatedLog:
             (have, tuple(self.tree.proof(have, self.size))) if 0 < have <= self.size else None,
         )
 
+    def batch_answer(self, indexes: Sequence[int], have: int = 0, size: int | None = None) -> BatchAnswer:
+        """Answer for entries at these indexes, each of them new."""
+        size = self.size if size is None else size
+        nodes = multiproof_nodes(set(indexes), size) if indexes else []
+        return BatchAnswer(
+            tuple(Result(index, self.tree.mth(index, index + 1), is_new=True) for index in indexes),
+            tuple(self.tree.mth(index << level, (index + 1) << level) for level, index in nodes),
+            self.note(size),
+            (have, tuple(self.tree.proof(have, size))) if 0 < have <= size else None,
+        )
+
     def respond(self, request: Request) -> Response:
         with self._lock:
             self.asked.append(request.path)
@@ -98,20 +121,38 @@ class SimulatedLog:
     def _respond(self, request: Request) -> Response:
         if request.path == "checkpoint":
             return Response(200, {}, self.note())
-        if request.path == "v1/entries":
-            assert isinstance(self.tree.entries, list)
-            assert request.body is not None
-            self.tree.entries.append(request.body)
-            self.size = len(self.tree.entries)
-            have = int(dict(request.headers).get(HAVE_HEADER, "0"))
-            return Response(201, {}, self.answer(self.size - 1, have).format())
+        if request.path in ("v1/entries", "v1/entries/batch"):
+            return self._append(request)
         if request.path.startswith("v1/entries/"):
             index = int(request.path.rsplit("/", 1)[1])
             if index >= self.size:
                 return Response(404, {}, b'{"title": "no such entry"}')
             return Response(200, {}, self.answer(index, with_entry=True).format())
+        if request.path.startswith("v1/"):
+            return Response(404, {}, b"")
         data = self._static(parse_path(request.path))
         return Response(200, {}, data) if data else Response(404, {}, b"")
+
+    def _append(self, request: Request) -> Response:
+        headers = dict(request.headers)
+        key = headers.get(KEY_HEADER)
+        if self.keys is not None and key in self.keys:
+            return Response(200, {}, self.keys[key])
+        is_batch = request.path.endswith("batch")
+        entries = decode(request.body or b"") if is_batch else [request.body]
+        assert isinstance(self.tree.entries, list)
+        assert isinstance(entries, list)
+        assert entries
+        start = len(self.tree.entries)
+        for entry in entries:
+            assert isinstance(entry, bytes)
+            self.tree.entries.append(entry)
+        self.size = len(self.tree.entries)
+        have = int(headers.get(HAVE_HEADER, "0"))
+        answer = self.batch_answer(range(start, self.size), have) if is_batch else self.answer(start, have)
+        if self.keys is not None and key is not None:
+            self.keys[key] = answer.format()
+        return Response(201, {}, answer.format())
 
     def _static(self, address: Tile | Bundle) -> bytes:
         if isinstance(address, Bundle):

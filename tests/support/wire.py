@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
             return
         status, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        length = 0 if self._bodiless else int(headers["content-length"])
+        length = 0 if self._bodiless or " 204 " in status else int(headers["content-length"])
         if len(body) < length:
             return
         assert len(body) == length, "more bytes than the answer has"
@@ -109,6 +109,17 @@ async def connected(port: int) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def raw(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a connection whose answers are read by hand, and close it afterwards."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 class Pool:

@@ -11,8 +11,10 @@ from tlog.checkpoint import Checkpoint
 from tlog.edge import Edge
 from tlog.note import Signer, sign_note
 from tlog.server.commit import Commit
+from tlog.server.leaves import LeafIndex
 from tlog.server.storage import SignedHead
 from tlog.server.storage.database import Database
+from tlog.server.storage.leaves import LeafStore
 from tlog.server.storage.tiles import SCHEMA, TileStore
 
 if TYPE_CHECKING:
@@ -60,8 +62,18 @@ class Thread(Database):
         return work(sqlite3.Connection.__new__(sqlite3.Connection))
 
 
-def memory_tiles() -> TileStore:
-    """Return an empty tile store in memory."""
+def memory_database() -> sqlite3.Connection:
+    """Return an empty tiles.db in memory."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.executescript(SCHEMA)
-    return TileStore(connection)
+    return connection
+
+
+def memory_tiles() -> TileStore:
+    """Return an empty tile store in memory."""
+    return TileStore(memory_database())
+
+
+def memory_leaves() -> LeafIndex:
+    """Return an empty leaf index in memory."""
+    return LeafIndex(Thread(), LeafStore(memory_database()), [])

@@ -264,8 +264,8 @@ def test_an_entry_is_added_with_the_size_that_the_client_has() -> None:
         asked.extend(requests)
         return [Response(201 if len(asked) == 1 else 200, {}, ANSWER.format())]
 
-    assert run_http(fetch_add(b"entry"), respond) == ANSWER
-    assert run_http(fetch_add(b"", have=300), respond) == ANSWER
+    assert run_http(fetch_add(b"entry"), respond) == (ANSWER, True)
+    assert run_http(fetch_add(b"", have=300), respond) == (ANSWER, False)
     headers = (("Accept", "application/cbor"), ("Content-Type", "application/octet-stream"))
     assert asked == [
         Request("POST", "v1/entries", headers, b"entry", MAX_ANSWER_SIZE),

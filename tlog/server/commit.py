@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tlog.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from tlog.merkle import consistency_nodes, consistency_proof, verify_consistency
 from tlog.note import sign_note
 from tlog.policy import Policy
 from tlog.server.errors import CommitError
+from tlog.server.metrics import Steps
 from tlog.server.recount import Recount
 from tlog.server.storage import Segment, SignedHead
 from tlog.tile import format_bundle
@@ -42,10 +44,14 @@ class Committed:
     Attributes:
         head: The new head.
         growth: What it added to the tree.
+        seconds: What it took.
+        time_ms: The time of its segment: that of the clock, or of the segment before where that is later.
     """
 
     head: SignedHead
     growth: Growth
+    seconds: Steps
+    time_ms: int
 
 
 class Commit:
@@ -78,18 +84,20 @@ class Commit:
         if self._broken:
             raise CommitError("the tree in memory is not the one of the signed head")
 
-    def run(self, entries: Sequence[bytes], leaf_hashes: Sequence[bytes], time_ms: int) -> Committed:
+    def run(self, entries: Sequence[bytes], leaf_hashes: Sequence[bytes], time_ms: int, keys: bytes = b"") -> Committed:
         """Append a batch and sign the new head: steps 3 to 7.
 
         Args:
             entries: At least one entry.
             leaf_hashes: Their leaf hashes, computed when they came in.
             time_ms: Milliseconds since 1970; taken as the time of the segment before where that is later.
+            keys: Records of the idempotency keys of its requests.
 
         Raises:
             CommitError: A step failed, or one failed before; nothing more can be committed.
         """
         with self._attempt():
+            started = perf_counter()
             growth = extend(self._edge, leaf_hashes)
             self._last_ms = max(time_ms, self._last_ms)
             self._storage.append(
@@ -100,9 +108,10 @@ class Commit:
                     root=growth.new.root(),
                     leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
                     time_ms=self._last_ms,
+                    keys=keys,
                 )
             )
-            return self._sign(growth)
+            return self._sign(growth, started)
 
     def finish(self, leaf_hashes: Sequence[bytes]) -> Committed:
         """Sign the head of a segment that is already stored: steps 5 to 7.
@@ -111,7 +120,8 @@ class Commit:
             CommitError: A step failed; nothing more can be committed.
         """
         with self._attempt():
-            return self._sign(extend(self._edge, leaf_hashes))
+            started = perf_counter()
+            return self._sign(extend(self._edge, leaf_hashes), started)
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
@@ -122,20 +132,24 @@ class Commit:
         yield
         self._broken = False
 
-    def _sign(self, growth: Growth) -> Committed:
+    def _sign(self, growth: Growth, started: float) -> Committed:
         """Take steps 5 to 7 for the segment behind the signed head."""
+        stored = perf_counter()
         try:
             recount = self._recounted(growth)
             verify_consistency(
                 self._head.size, growth.new.size, _consistency(growth), self._head.root, growth.new.root()
             )
+            counted = perf_counter()
             head = self._signed(growth.new)
+            signed = perf_counter()
         except TreeheadError as error:
             raise CommitError(f"not signed: {error}") from error
         # the entries are durable here, the head is not
         self._checkpoints.swap(self._head, head)
         self._head, self._edge, self._recount = head, growth.new, recount
-        return Committed(head, growth)
+        steps = Steps(stored - started, counted - stored, signed - counted, perf_counter() - signed)
+        return Committed(head, growth, steps, self._last_ms)
 
     def _recounted(self, growth: Growth) -> Recount:
         """Read the segment back and count it the second way (step 5)."""

@@ -1,6 +1,6 @@
 """Creating a log, on purpose and once: beside its final place, and renamed last.
 
-1  a new folder beside DIR: key, configuration, log.db, checkpoints.db
+1  a new folder beside DIR: key, configuration, log.db, checkpoints.db; a key from elsewhere is marked as used
 2  commit the genesis entry through the write path, so that the log begins with a signed head of size 1
 3  a checkpoint store elsewhere gets its name, which must be free
 4  the folder gets its name, which must be free
@@ -11,20 +11,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlog.checkpoint import Checkpoint
 from tlog.edge import Edge
 from tlog.errors import FormatError
+from tlog.genesis import Genesis
 from tlog.merkle import EMPTY_ROOT, leaf_hash
 from tlog.note import KEY_SIZE, Signer, sign_note
 from tlog.server.commit import Commit
 from tlog.server.config import CONFIG_NAME, Config, format_config
-from tlog.server.errors import CreateError
-from tlog.server.genesis import genesis_entry
-from tlog.server.signer import write_key
+from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
+from tlog.server.signer import read_key, read_passphrase, write_key
 from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.segments import SqliteStorage, open_segments
@@ -32,49 +33,145 @@ from tlog.server.storage.segments import SqliteStorage, open_segments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tlog.note import Verifier
+
 _CHECKPOINTS = "checkpoints.db"
+_KEY = "key"
 
 
-def create_log(origin: str, data: Path, now_ms: int, checkpoints: Path | None = None) -> Config:
-    """Create a log with a new key and its genesis entry, and return its configuration.
+def create_key(origin: str, path: Path, passphrase: bytes | None = None) -> Verifier:
+    """Make a new key for a log that is to be created, and return its public part.
+
+    Args:
+        origin: The log's unique name.
+        path: Its file; must not exist.
+        passphrase: What to encrypt it under; None leaves it plain.
+
+    Raises:
+        UnusableNameError: The origin cannot be one, or the file exists.
+        CreateError: The disk refuses; nothing is left behind.
+    """
+    signer = _new_signer(origin)
+    try:
+        write_key(path, signer, passphrase)
+        _sync(path.absolute().parent)
+    except FileExistsError:
+        raise UnusableNameError(f"{path} exists; a key is never written over anything") from None
+    except OSError as error:
+        raise CreateError(f"the key could not be written to {path}: {error.strerror}") from error
+    return signer.verifier
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where the key of a new log comes from.
+
+    Attributes:
+        file: A key that is used where it is; None makes a new one in the log's folder.
+        passphrase_file: Holds the passphrase that it is, or is to be, encrypted under; None for a plain one.
+    """
+
+    file: Path | None = None
+    passphrase_file: Path | None = None
+
+
+def create_log(
+    origin: str, data: Path, now_ms: int, checkpoints: Path | None = None, key: KeySource = KeySource()
+) -> Config:
+    """Create a log with its genesis entry, and return its configuration.
 
     Args:
         origin: The log's unique name, as a rule its URL without the scheme.
         data: Its folder; must not exist.
         now_ms: Milliseconds since 1970.
         checkpoints: Where its checkpoint store is to be, best on another volume; None keeps it in the folder.
+        key: Where its key comes from.
 
     Raises:
-        CreateError: A name is taken, or the disk refuses; nothing is left behind.
+        UnusableNameError: The origin cannot be one, a name is taken, or the key is of another log.
+        CreateError: The key cannot be used, or the disk refuses; nothing is left behind.
     """
     data, checkpoints = data.absolute(), checkpoints and checkpoints.absolute()
     for taken in filter(None, (data, *_store_files(checkpoints))):
         if os.path.lexists(taken):
-            raise CreateError(f"{taken} exists; a log is never created over anything")
+            raise UnusableNameError(f"{taken} exists; a log is never created over anything")
+    signer, passphrase = _signer(origin, key)
     try:
-        signer = Signer(origin, os.urandom(KEY_SIZE))
         data.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{data.name}.init-", dir=data.parent))
         moved = None
         try:
-            config = _fill(draft, signer, now_ms, checkpoints)
-            if checkpoints is not None:
-                _move_store(draft / _CHECKPOINTS, checkpoints)
-                moved = checkpoints
-                _sync(moved.parent)
-            _sync(draft)
-            draft.rename(data)  # fails where a folder with content took the name meanwhile
-            moved = None
+            with _claim(key.file, data):
+                config = _fill(draft, (signer, passphrase), now_ms, _settings(signer, checkpoints, key))
+                if checkpoints is not None:
+                    _move_store(draft / _CHECKPOINTS, checkpoints)
+                    moved = checkpoints
+                    _sync(moved.parent)
+                _sync(draft)
+                draft.rename(data)  # fails where a folder with content took the name meanwhile
+                moved = None
             _sync(data.parent)
         finally:
             if moved is not None:
                 moved.unlink()
             shutil.rmtree(draft, ignore_errors=True)
-    except FormatError as error:
-        raise CreateError(f"{origin!r} cannot be an origin: {error}") from error
     except OSError as error:
         raise CreateError(f"the log could not be created: {error}") from error
     return config
+
+
+def _new_signer(origin: str) -> Signer:
+    try:
+        return Signer(origin, os.urandom(KEY_SIZE))
+    except FormatError as error:
+        raise UnusableNameError(f"{origin!r} cannot be an origin: {error}") from error
+
+
+def _signer(origin: str, key: KeySource) -> tuple[Signer, bytes | None]:
+    """Return the key of a new log, and the passphrase that it is to be encrypted under."""
+    try:
+        passphrase = read_passphrase(key.passphrase_file) if key.passphrase_file else None
+        signer = read_key(key.file, passphrase) if key.file else _new_signer(origin)
+    except StartRefusedError as error:
+        raise CreateError(str(error)) from error
+    if signer.verifier.name != origin:
+        raise UnusableNameError(f"the key {key.file} is of {signer.verifier.name!r}, and not of {origin!r}")
+    return signer, passphrase
+
+
+@contextmanager
+def _claim(key: Path | None, data: Path) -> Iterator[None]:
+    """Mark a key as used, beside it, so that it never signs a second tree; given back where the log is not created."""
+    if key is None:
+        yield
+        return
+    mark = key.absolute().with_name(f"{key.name}.used")
+    try:
+        with mark.open("x", encoding="utf-8") as file:
+            file.write(f"{data}\n")
+    except FileExistsError:
+        raise UnusableNameError(
+            f"{mark} says that {key} is the key of a log already, and a key signs one tree; make another: tlogd keygen"
+        ) from None
+    try:
+        _sync(mark)
+        _sync(mark.parent)
+        yield
+    except BaseException:
+        mark.unlink()
+        raise
+
+
+def _settings(signer: Signer, checkpoints: Path | None, key: KeySource) -> Config:
+    """Return the configuration of a new log."""
+    return Config(
+        1,
+        signer.verifier.name,
+        signer.verifier.vkey,
+        key=str(key.file.absolute()) if key.file else _KEY,
+        passphrase=f"file:{key.passphrase_file.absolute()}" if key.passphrase_file else "",
+        checkpoints=str(checkpoints or _CHECKPOINTS),
+    )
 
 
 def _store_files(checkpoints: Path | None) -> list[Path]:
@@ -83,16 +180,16 @@ def _store_files(checkpoints: Path | None) -> list[Path]:
     return [checkpoints.with_name(checkpoints.name + ending) for ending in endings if checkpoints]
 
 
-def _fill(draft: Path, signer: Signer, now_ms: int, checkpoints: Path | None) -> Config:
+def _fill(draft: Path, key: tuple[Signer, bytes | None], now_ms: int, config: Config) -> Config:
     """Take steps 1 and 2."""
-    vkey = signer.verifier.vkey
-    config = Config(1, signer.verifier.name, vkey, checkpoints=str(checkpoints or _CHECKPOINTS))
-    write_key(draft / "key", signer)
+    signer, vkey = key[0], config.vkey
+    if config.key == _KEY:
+        write_key(draft / _KEY, *key)
     (draft / "vkey").write_text(f"{vkey}\n", encoding="utf-8")
     (draft / CONFIG_NAME).write_text(format_config(config), encoding="utf-8")
     note = sign_note(Checkpoint(config.origin, 0, EMPTY_ROOT).format(), [signer])
     empty = SignedHead(config.origin, 0, 0, EMPTY_ROOT, note)
-    genesis = genesis_entry(config.origin, vkey, now_ms)
+    genesis = Genesis(config.origin, vkey, now_ms).format()
     with (
         closing(open_segments(draft / "log.db", create=True)) as segments,
         closing(open_checkpoints(draft / _CHECKPOINTS, create=True)) as connection,
@@ -119,7 +216,7 @@ def _move_store(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file, or a folder with all its files, durable."""
+    """Make a file, or a folder with all the files that this module made in it, durable."""
     for part in (*_files(path), path):
         descriptor = os.open(part, os.O_RDONLY)
         try:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class StartRefusedError(TreeheadError):
     """The state on disk does not fit together, so the log is not opened; the message says what to do."""
+
+
+class InUseError(StartRefusedError):
+    """Another process uses the log."""
+
+
+class MissingFileError(StartRefusedError):
+    """A file of the log is missing."""
 
 
 class DamagedFileError(StartRefusedError):
@@ -23,12 +35,58 @@ class StoppedError(TreeheadError):
     """The log is closing, or stopped to protect itself; the entry was not acknowledged."""
 
 
+class ReadOnlyError(TreeheadError):
+    """The log takes no more entries: it is served read-only, was ended, or has reached its largest size."""
+
+
+class NoSpaceError(TreeheadError):
+    """The disk of the log has too little free space to take entries."""
+
+
+class RateError(TreeheadError):
+    """An address has submitted more than its share.
+
+    Attributes:
+        retry_after: Seconds after which it may submit as much as it wanted to.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        """Keep the wait."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooLargeError(TreeheadError):
+    """A body, an entry or a batch is beyond its limit; the message names it."""
+
+
+class KeyReusedError(TreeheadError):
+    """An Idempotency-Key came again with another request."""
+
+
 class DamageError(TreeheadError):
     """What the log was about to serve does not verify, so it is not served."""
 
 
+class DamageFoundError(TreeheadError):
+    """A check found that what is stored is damaged.
+
+    Attributes:
+        damages: Each damage, in one line.
+    """
+
+    def __init__(self, message: str, *, damages: Sequence[str] = ()) -> None:
+        """Keep what was found."""
+        super().__init__(message)
+        self.damages = tuple(damages)
+
+
 class CreateError(TreeheadError):
-    """A log could not be created; the message says what to do."""
+    """A log, a key or a backup could not be created; the message says what to do."""
+
+
+class UnusableNameError(CreateError):
+    """What was asked for cannot be created by that name: it is taken, or breaks its rules."""
 
 
 class ConfigError(TreeheadError):
@@ -44,3 +102,4 @@ class Exit(enum.IntEnum):
     REFUSED = 3  # the state on disk does not fit; a restart will not help
     STOPPED = 4  # stopped to protect the log; a restart finds out what is durable
     DAMAGED = 5  # damage found
+    INTERRUPTED = 130  # by Ctrl-C, as shells count it

@@ -19,15 +19,13 @@ from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile
 if TYPE_CHECKING:
     import asyncio
 
+    from tlog.server.leaves import LeafIndex
     from tlog.server.overlay import Overlay
     from tlog.server.storage.database import Database
     from tlog.server.storage.tiles import TileStore
 
 MAX_BUNDLES = 64
 """Most bundles in one transaction: about 5 MB, so that it is short and holds up nobody."""
-
-MAX_LAG = 1 << 17
-"""Entries above the follower's position at which the log takes no more: they are all in memory."""
 
 GZIP_LEVEL = 1
 """isal's level: 2 and 3 cost more time than they save in transfer."""
@@ -90,30 +88,36 @@ def encoded(derived: Derived) -> Derived:
 class Follower:
     """The loop that keeps the tile store up with the signed head. Owned by the event loop."""
 
-    def __init__(self, thread: Database, store: TileStore, overlay: Overlay) -> None:
+    def __init__(self, thread: Database, store: TileStore, overlay: Overlay, leaves: LeafIndex) -> None:
         """Follow an overlay into a tile store.
 
         Args:
             thread: The thread that owns the store.
             store: The writer's side of the tile store.
             overlay: The newest part of the tree; trimmed here and nowhere else.
+            leaves: The leaf index, on the same thread.
         """
         self._thread = thread
         self._store = store
         self._overlay = overlay
+        self._leaves = leaves
 
     async def catch_up(self) -> None:
         """Write every tile and bundle that is full, and drop it from the overlay once it is written."""
         while (derived := derive(self._overlay)) is not None:
             await self._thread.run(partial(self._write, derived))
             self._overlay.trim(derived.size)
+            await self._leaves.follow(derived.size)
 
     async def run(self, advanced: asyncio.Event) -> None:
-        """Catch up whenever the head has advanced, until cancelled."""
+        """Catch up whenever the head has advanced, and tend to the leaf index in between, until cancelled."""
         while True:
+            while not advanced.is_set() and await self._leaves.merge():
+                pass
             await advanced.wait()
             advanced.clear()
             await self.catch_up()
+            await self._leaves.merge()
 
     def _write(self, derived: Derived, _: object) -> None:
         self._store.write(encoded(derived))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tlog.errors import NotFoundError, VerificationError
+from tlog.freeze import is_freeze
 from tlog.merkle import (
     consistency_nodes,
     consistency_proof,
@@ -20,13 +21,24 @@ from tlog.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from tlog.server.errors import DamageError
-from tlog.server.sequencer import Placed, Sequencer
+from tlog.multiproof import multiproof_nodes, verify_multiproof
+from tlog.note import parse_vkey
+from tlog.server.duplicates import Duplicates
+from tlog.server.errors import DamageError, ReadOnlyError
+from tlog.server.lock import LOCK_NAME, announce
+from tlog.server.metrics import Gauges, Meter
+from tlog.server.sequencer import End, Placed, Sequencer
+from tlog.server.space import Space
 from tlog.server.startup import Opened, open_parts
 from tlog.server.tree import Tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from tlog.server.config import Config
+    from tlog.server.idempotency import RequestKey
+    from tlog.server.limit import Limits
     from tlog.server.storage import SignedHead
 
 Fatal = Callable[[BaseException], None]
@@ -34,31 +46,114 @@ Fatal = Callable[[BaseException], None]
 
 
 class ServedLog:
-    """An open log. Owned by the event loop."""
+    """An open log. Owned by the event loop.
 
-    def __init__(self, sequencer: Sequencer, tree: Tree) -> None:
-        """Serve what a sequencer signs and a tree holds."""
-        self._sequencer = sequencer
-        self._failed = False
-        self.closing = False
+    Attributes:
+        origin: Its name.
+        limits: How much it takes.
+        tree: What is visible.
+        closing: Whether it is about to end.
+        meter: What is counted.
+    """
+
+    def __init__(self, config: Config, parts: Opened, tree: Tree, writer: Sequencer | None, read_only: str) -> None:
+        """Serve what a tree holds.
+
+        Args:
+            config: The configuration.
+            parts: The open files.
+            tree: What is visible.
+            writer: What appends to it; None where nothing is appended any more.
+            read_only: Why nothing is appended; empty where something is.
+        """
+        self.origin = config.origin
+        self.limits: Limits = config.limits
         self.tree = tree
+        self.closing = False
+        self._writer = writer
+        self._read_only = read_only
+        self._last = parts.head
+        self._parts = parts
+        self._lock = config.path(LOCK_NAME)
+        self._files = [config.path("log.db"), config.path("tiles.db"), config.path(config.checkpoints)]
+        self.meter = writer.meter if writer else Meter(advanced_at=asyncio.get_running_loop().time())
+        self._duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
+        self._space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
+        self._failed = False
 
     @property
     def head(self) -> SignedHead:
         """The served head: the newest signed one, as this log has no policy."""
-        return self._sequencer.head
+        return self._writer.head if self._writer else self._last
+
+    def announce(self, url: str) -> None:
+        """Tell other processes of the operator where the log is served."""
+        announce(self._lock, url)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing is appended any more, whatever happens."""
+        return self._writer is None
 
     def check_admission(self) -> None:
-        """Refuse early what would be refused anyway; see Sequencer."""
-        self._sequencer.check_admission()
+        """Refuse early what would be refused anyway.
 
-    async def add(self, entry: bytes) -> Placed:
+        Raises:
+            ReadOnlyError: Nothing is appended any more.
+            NoSpaceError: The disk is too full.
+            StoppedError: The log is closing.
+            PushbackError: Too much is waiting.
+        """
+        self._writable().check_admission()
+        self._space.check()
+
+    async def add(self, entry: bytes, request: RequestKey | None = None) -> Placed:
         """Append an entry; see Sequencer."""
-        return await self._sequencer.add(entry)
+        (placed,) = await self.add_many([entry], request)
+        return placed
+
+    async def add_many(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
+        """Append entries in one commit; see Sequencer."""
+        self._space.check()
+        return await self._writable().add(entries, request)
+
+    async def find(self, leaf_hash: bytes) -> int:
+        """Return the first index of an entry by its leaf hash.
+
+        Raises:
+            NotFoundError: No signed tree has it.
+            DamageError: What is stored does not verify.
+        """
+        return await self._duplicates.find_leaf(leaf_hash)
+
+    async def wait_for_head(self, size: int) -> SignedHead:
+        """Return the served head as soon as it is larger than a size; of a log that has ended, never."""
+        if self._writer is None and self._last.size <= size:
+            await asyncio.get_running_loop().create_future()
+        return await self._writable().wait_for_head(size) if self._writer else self._last
 
     def is_ready(self) -> bool:
-        """Return whether the log takes entries and signs them in time. An idle log does."""
-        return not (self.closing or self._failed or self._sequencer.is_late())
+        """Return whether the log does what it is there for: to sign in time what it takes. An idle log does."""
+        return not (self.closing or self._failed or (self._writer is not None and self._writer.is_late()))
+
+    def gauges(self) -> Gauges:
+        """Return what the log is like now."""
+        pool, overlay = self._writer.pool if self._writer else None, self._parts.overlay
+        return Gauges(
+            size=self.head.size,
+            is_ready=self.is_ready(),
+            pool_entries=pool.entries if pool else 0,
+            pool_bytes=pool.bytes if pool else 0,
+            lag=overlay.size - overlay.position,
+            keys=len(self._parts.keys),
+            free=self._space.free,
+            wal=sum(map(_wal_size, self._files)),
+        )
+
+    def _writable(self) -> Sequencer:
+        if self._writer is None:
+            raise ReadOnlyError(self._read_only)
+        return self._writer
 
     async def prove_inclusion(
         self, index: int, size: int, leaf: bytes | None = None, head: SignedHead | None = None
@@ -87,6 +182,31 @@ class ServedLog:
         except VerificationError as error:
             raise DamageError(str(error)) from error
         return stored, proof
+
+    async def prove_many(self, indexes: Sequence[int], head: SignedHead) -> list[tuple[bytes, list[bytes]]]:
+        """Return the leaf hash and the inclusion proof of each entry, to a signed head, verified.
+
+        Raises:
+            NotFoundError: An index is not below the size of the head.
+            DamageError: What is stored does not lead to its root.
+        """
+        return [await self.prove_inclusion(index, head.size, head=head) for index in indexes]
+
+    async def prove_batch(self, leaves: Mapping[int, bytes], head: SignedHead) -> list[bytes]:
+        """Return the multiproof of leaf hashes by index, to a signed head, verified.
+
+        Raises:
+            NotFoundError: An index is not below the size of the head.
+            DamageError: What is stored does not lead to its root.
+        """
+        if not leaves or max(leaves) >= head.size:
+            raise NotFoundError(f"no signed tree of size {head.size} with all these entries")
+        proof = await self.tree.hashes(multiproof_nodes(leaves, head.size))
+        try:
+            verify_multiproof(leaves, head.size, proof, head.root)
+        except VerificationError as error:
+            raise DamageError(str(error)) from error
+        return proof
 
     async def prove_consistency(self, old_size: int, new_size: int, head: SignedHead | None = None) -> list[bytes]:
         """Return the consistency proof between two sizes, verified up to a signed head, by default the served one.
@@ -136,6 +256,14 @@ class ServedLog:
         self._failed = True
 
 
+def _wal_size(database: Path) -> int:
+    """Return the bytes of a database's write-ahead log; 0 where it has none."""
+    try:
+        return database.with_name(f"{database.name}-wal").stat().st_size
+    except OSError:
+        return 0
+
+
 def wall_clock_ms() -> int:
     """Return milliseconds since 1970."""
     return time.time_ns() // 1_000_000
@@ -143,7 +271,7 @@ def wall_clock_ms() -> int:
 
 @asynccontextmanager
 async def open_log(
-    config: Config, on_fatal: Fatal, clock_ms: Callable[[], int] = wall_clock_ms
+    config: Config, on_fatal: Fatal, clock_ms: Callable[[], int] = wall_clock_ms, *, read_only: bool = False
 ) -> AsyncIterator[ServedLog]:
     """Open a log, run it, and close it when every admitted entry is signed.
 
@@ -151,13 +279,23 @@ async def open_log(
         config: Its configuration.
         on_fatal: Called at once when a commit fails.
         clock_ms: The wall clock, milliseconds since 1970.
+        read_only: Whether it takes no entries, and needs no key.
 
     Raises:
         StartRefusedError: The state on disk does not fit together.
     """
-    async with open_parts(config) as parts:
-        sequencer = Sequencer(parts.writer, parts.commit, parts.overlay, parts.head, clock_ms)
-        served = ServedLog(sequencer, Tree(parts.overlay, parts.reader, parts.tiles))
+    async with open_parts(config, clock_ms(), read_only=read_only) as parts:
+        tree = Tree(parts.overlay, parts.reader, parts.tiles)
+        why = "this server is read-only" if parts.commit is None else ""
+        if not why and is_freeze(await tree.entry(parts.head.size - 1), parts.head.size - 1, parse_vkey(config.vkey)):
+            why = "the log was ended for ever by its last entry"
+        if why or parts.commit is None:
+            yield ServedLog(config, parts, tree, None, why)
+            return
+        duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
+        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys)
+        sequencer = Sequencer(end, config.limits, clock_ms, dedup=config.dedup)
+        served = ServedLog(config, parts, tree, sequencer, "")
         tasks = _start(parts, sequencer, served, on_fatal)
         try:
             yield served

@@ -2,12 +2,13 @@
 
 A batch is whatever arrived while the commit before it ran: one client sees the cost of one commit, a thousand share it.
 
-    1  admit: the pool is bounded in entries and bytes, and so is what the follower has not derived yet
+    1  admit: the pool is bounded in entries and bytes, and so are the tree and what the follower has not derived yet;
+       an entry that is under way is joined, one that the log has is not appended again
     2  seal the batch, with one clock reading
     …  `Commit.run` on the database thread
     8  the head becomes visible, the overlay is extended, submitters are answered
 
-An entry that was admitted and whose future is cancelled is appended all the same.
+An entry that was admitted and whose submitter is cancelled is appended all the same.
 """
 
 from __future__ import annotations
@@ -17,28 +18,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tlog.errors import FormatError, PushbackError
+from tlog.errors import PushbackError
 from tlog.merkle import leaf_hash
-from tlog.server.errors import StoppedError
-from tlog.server.follower import MAX_LAG
+from tlog.server.admission import Admission
+from tlog.server.errors import ReadOnlyError, StoppedError, TooLargeError
+from tlog.server.metrics import Meter
+from tlog.server.pool import Pool
 from tlog.tile import MAX_ENTRY_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tlog.server.commit import Commit, Committed
+    from tlog.server.duplicates import Duplicates
+    from tlog.server.idempotency import Keys, RequestKey
+    from tlog.server.limit import Limits
     from tlog.server.overlay import Overlay
+    from tlog.server.pool import Submission
     from tlog.server.storage import SignedHead
     from tlog.server.storage.database import Database
-
-MAX_POOL_ENTRIES = 1 << 16
-"""Most entries that wait; at the slowest disk seen they are signed within two seconds."""
-
-MAX_POOL_BYTES = 64 << 20
-"""Most bytes that wait: memory that submitters can make the log hold."""
-
-MAX_BATCH_BYTES = 8 << 20
-"""Most bytes in one commit, so that the time of a commit stays bounded."""
 
 MAX_UNSIGNED_S = 5.0
 """Seconds after which an admitted entry that is not signed makes the log not ready."""
@@ -52,94 +50,132 @@ class Placed:
     """An entry that is in the log for good.
 
     Attributes:
-        index: Its index.
+        index: Its index; of an entry that the log had before, the first.
         leaf_hash: Its leaf hash, 32 bytes.
-        head: The signed head of the commit that brought it.
+        head: A signed head that contains it.
+        is_new: Whether this submission appended it.
     """
 
     index: int
     leaf_hash: bytes
     head: SignedHead
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
-    """An admitted entry."""
+class End:
+    """The end of the log that a sequencer goes on from.
 
-    entry: bytes
-    leaf_hash: bytes
-    placed: asyncio.Future[Placed]
-    since: float
+    Attributes:
+        thread: The thread that owns the commit.
+        commit: The end of the log on disk.
+        head: The signed head.
+        overlay: The newest part of the tree; extended by the sequencer and nowhere else.
+        duplicates: Finds what the log has already.
+        keys: The idempotency keys of the last 24 hours.
+    """
+
+    thread: Database
+    commit: Commit
+    head: SignedHead
+    overlay: Overlay
+    duplicates: Duplicates
+    keys: Keys
 
 
 class Sequencer:
-    """The pool and the loop that empties it. All state is owned by the event loop."""
+    """The pool and the loop that empties it. All state is owned by the event loop.
 
-    def __init__(
-        self,
-        thread: Database,
-        commit: Commit,
-        overlay: Overlay,
-        head: SignedHead,
-        clock_ms: Callable[[], int],
-    ) -> None:
-        """Begin at a head with an empty pool.
+    Attributes:
+        head: The signed head.
+        pool: What was admitted and is not signed yet.
+        admission: The way into it.
+        meter: What is counted.
+        advanced: Set whenever the head has advanced; cleared by the follower.
+    """
+
+    def __init__(self, end: End, limits: Limits, clock_ms: Callable[[], int], *, dedup: bool = True) -> None:
+        """Begin at the end of a log with an empty pool.
 
         Args:
-            thread: The thread that owns the commit.
-            commit: The end of the log.
-            overlay: The newest part of the tree; extended here and nowhere else.
-            head: The signed head.
+            end: The end of the log.
+            limits: How much is admitted.
             clock_ms: The wall clock, milliseconds since 1970.
+            dedup: Whether an entry that the log has is not appended again.
         """
-        self.head = head
-        self.advanced = asyncio.Event()  # set whenever the head moves; the follower clears it
-        self._thread = thread
-        self._commit = commit
-        self._overlay = overlay
+        self.head = end.head
+        self.pool = Pool(limits)
+        self.meter = Meter(advanced_at=asyncio.get_running_loop().time())
+        self.advanced = asyncio.Event()
+        self._end = end
+        self._limits = limits
         self._clock_ms = clock_ms
-        self._pool: list[_Pending] = []
-        self._pool_bytes = 0
-        self._sealed: list[_Pending] = []
+        self._moved = asyncio.Event()  # of one head; the next has one of its own
         self._wake = asyncio.Event()
         self._closing = False
+        self.admission = Admission(
+            self.pool,
+            end.duplicates,
+            end.keys,
+            self.meter,
+            head=lambda: self.head,
+            now_ms=clock_ms,
+            wake=self._wake.set,
+            dedup=dedup,
+        )
 
     def check_admission(self) -> None:
         """Refuse early what would be refused anyway.
 
         Raises:
             StoppedError: The log is closing.
+            ReadOnlyError: The tree has the largest size that this log may reach.
             PushbackError: The pool is full, or the follower is too far behind.
         """
         if self._closing:
             raise StoppedError("the log is closing")
-        if len(self._pool) >= MAX_POOL_ENTRIES or self._pool_bytes >= MAX_POOL_BYTES:
+        if self.head.size + self.pool.entries >= self._limits.tree_size:
+            raise ReadOnlyError(f"the log has reached its largest size, {self._limits.tree_size} entries")
+        if self.pool.is_full():
             raise PushbackError("too many entries are waiting", retry_after=RETRY_AFTER_S)
-        if self._overlay.size - self._overlay.position >= MAX_LAG:
+        if self._end.overlay.size - self._end.overlay.position >= self._limits.lag:
             raise PushbackError("tiles are being written; adding goes on when they are", retry_after=RETRY_AFTER_S)
 
-    async def add(self, entry: bytes) -> Placed:
-        """Append an entry and return when it is durable, and contained in a signed head.
+    async def add(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
+        """Append entries in one commit and return when they are durable, and contained in a signed head.
+
+        Args:
+            entries: At least one; none is appended that the log has already.
+            request: The request's idempotency key: what was carried out under it is answered, and not done again.
 
         Raises:
-            FormatError: It has more than 65,535 bytes.
+            TooLargeError: An entry has more than 65,535 bytes, or there are too many entries or bytes.
             StoppedError: The log is closing, or stopped to protect itself.
+            ReadOnlyError: The tree has the largest size that this log may reach.
             PushbackError: The pool is full, or the follower is too far behind.
+            KeyReusedError: The key was used for another request.
+            DamageError: What is stored does not verify, so duplicates cannot be told.
         """
-        if len(entry) > MAX_ENTRY_SIZE:
-            raise FormatError(f"an entry has at most {MAX_ENTRY_SIZE} bytes, not {len(entry)}")
+        self._check_size(entries)
+        if request is not None and (record := await self.admission.repeat(request)) is not None:
+            found = zip(record.indexes, entries, strict=True)
+            return [Placed(index, leaf_hash(entry), self.head, is_new=False) for index, entry in found]
         self.check_admission()
-        loop = asyncio.get_running_loop()
-        pending = _Pending(entry, leaf_hash(entry), loop.create_future(), loop.time())
-        self._pool.append(pending)
-        self._pool_bytes += len(entry)
-        self._wake.set()
-        return await pending.placed
+        submission, answer = self.admission.admit(entries, request)
+        head = await answer
+        places = submission.places
+        return [Placed(one.index, one.leaf_hash, head, is_new=is_mine and not one.is_old) for one, is_mine in places]
 
     def is_late(self) -> bool:
         """Return whether an admitted entry has been unsigned for longer than 5 seconds."""
-        waiting = self._sealed or self._pool
-        return bool(waiting) and asyncio.get_running_loop().time() - waiting[0].since > MAX_UNSIGNED_S
+        oldest = self.pool.oldest()
+        return oldest is not None and asyncio.get_running_loop().time() - oldest > MAX_UNSIGNED_S
+
+    async def wait_for_head(self, size: int) -> SignedHead:
+        """Return the head as soon as it is larger than a size."""
+        while self.head.size <= size:
+            await self._moved.wait()
+        return self.head
 
     def close(self) -> None:
         """Take no more entries; `run` returns when those admitted are signed."""
@@ -153,8 +189,10 @@ class Sequencer:
             CommitError: A commit failed, and what became of its entries is unknown; no submitter is answered.
         """
         try:
-            while self._pool or not self._closing:
-                if self._pool:
+            while self.pool.has_entered() or self.admission.is_busy() or not self._closing:
+                if self.admission.failure is not None:
+                    raise self.admission.failure
+                if self.pool.has_entered():
                     await self._commit_batch()
                 else:
                     self._wake.clear()
@@ -164,38 +202,42 @@ class Sequencer:
 
     def abandon(self) -> None:
         """Tell those who still wait that the log stopped; an entry of a failed commit may be durable all the same."""
-        for pending in (*self._sealed, *self._pool):
-            if not pending.placed.done():
-                pending.placed.set_exception(StoppedError("the log stopped before it could sign this entry"))
+        self.pool.abandon(StoppedError("the log stopped before it could sign this entry"))
+
+    def _check_size(self, entries: Sequence[bytes]) -> None:
+        if any(len(entry) > MAX_ENTRY_SIZE for entry in entries):
+            raise TooLargeError(f"an entry has at most {MAX_ENTRY_SIZE} bytes")
+        if len(entries) > self._limits.batch_entries:
+            raise TooLargeError(f"a batch has at most {self._limits.batch_entries} entries, not {len(entries)}")
+        if sum(map(len, entries)) > self._limits.batch_bytes:
+            raise TooLargeError(f"a batch has at most {self._limits.batch_bytes} bytes of entries")
 
     async def _commit_batch(self) -> None:
         """Take steps 2 to 8 for what the pool holds."""
-        self._sealed = batch = self._seal()
-        entries = [pending.entry for pending in batch]
-        leaf_hashes = [pending.leaf_hash for pending in batch]
-        run = partial(self._commit.run, entries, leaf_hashes, self._clock_ms())
-        committed = await self._thread.run(lambda _: run())
-        self._publish(committed, entries)
-        self._sealed = []
+        time = asyncio.get_running_loop().time
+        sealed, sealed_at = self.pool.seal(), time()
+        brought = [waiting for submission in sealed for waiting in submission.brought]
+        for index, waiting in enumerate(brought, self.head.size):
+            waiting.index = index
+        entries = [waiting.entry for waiting in brought]
+        leaf_hashes = [waiting.leaf_hash for waiting in brought]
+        keys = b"".join(record.format() for submission in sealed if (record := submission.record()) is not None)
+        now_ms = self._clock_ms()
+        run = partial(self._end.commit.run, entries, leaf_hashes, now_ms, keys)
+        committed = await self._end.thread.run(lambda _: run())
+        self._publish(committed, sealed, entries, leaf_hashes)
+        self.meter.clamps += committed.time_ms > now_ms
+        self.meter.committed(committed.seconds, len(entries), (sealed[0].since, sealed_at, time()))
 
-    def _seal(self) -> list[_Pending]:
-        """Take the oldest entries out of the pool, up to the size of a batch."""
-        size = count = 0
-        for pending in self._pool:
-            size += len(pending.entry)
-            if count and size > MAX_BATCH_BYTES:
-                break
-            count += 1
-        batch, self._pool = self._pool[:count], self._pool[count:]
-        self._pool_bytes -= sum(len(pending.entry) for pending in batch)
-        return batch
-
-    def _publish(self, committed: Committed, entries: list[bytes]) -> None:
+    def _publish(
+        self, committed: Committed, sealed: Sequence[Submission], entries: Sequence[bytes], leaf_hashes: Sequence[bytes]
+    ) -> None:
         """Make a commit visible, then answer: step 8."""
-        first = committed.growth.old.size
-        self._overlay.extend(committed.growth, entries)
+        self._end.overlay.extend(committed.growth, entries)
+        self._end.duplicates.extend(committed.growth.old.size, leaf_hashes)
         self.head = committed.head
         self.advanced.set()
-        for offset, pending in enumerate(self._sealed):
-            if not pending.placed.done():
-                pending.placed.set_result(Placed(first + offset, pending.leaf_hash, committed.head))
+        self._moved.set()
+        self._moved = asyncio.Event()
+        for submission in sealed:
+            self.admission.settle(submission, committed.head)

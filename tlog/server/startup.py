@@ -10,19 +10,20 @@ S is the head in the checkpoint store, D the data in log.db.
     6  derived tiles are brought up to S, or rebuilt where they do not fit; the tree of the entries has the root of S
     7  the newest entries below the tiles are the ones that the tiles hold
     8  a segment ahead of S goes on at step 5 of its commit
+    9  the idempotency keys of the last 24 hours
+
+A log that is opened read-only needs no key: steps 2 and 8 are left out, and nothing but derived data is written.
 
 Everything that does not fit refuses, with exit code 3 and what to do; nothing is repaired here but what is derived.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -34,10 +35,14 @@ from tlog.policy import Policy
 from tlog.server.commit import Commit
 from tlog.server.errors import CommitError, DamagedFileError, DamageError, StartRefusedError
 from tlog.server.follower import Follower
+from tlog.server.idempotency import KEY_MS, Keys, parse_key_records
+from tlog.server.leaves import LeafIndex
+from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.overlay import Overlay, first_tile
-from tlog.server.signer import read_key
+from tlog.server.signer import read_log_key
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.database import Database
+from tlog.server.storage.leaves import LeafStore
 from tlog.server.storage.segments import SqliteStorage, open_segments
 from tlog.server.storage.tiles import TileStore, open_tiles
 from tlog.server.tree import stored_hashes
@@ -66,21 +71,27 @@ class Opened:
 
     Attributes:
         writer: The thread that owns the commit.
-        commit: The end of the log.
+        commit: The end of the log; None where it is opened read-only.
         head: The signed head.
         overlay: The newest part of the tree.
-        follower: What derives tiles from it.
-        reader: A thread for reading tiles.
+        leaves: Its leaf index.
+        follower: What derives tiles and leaf index.
+        reader: A thread for reading them.
         tiles: The tile store on that thread.
+        leaf_store: The leaf index on that thread.
+        keys: The idempotency keys of the last 24 hours.
     """
 
     writer: Database
-    commit: Commit
+    commit: Commit | None
     head: SignedHead
     overlay: Overlay
+    leaves: LeafIndex
     follower: Follower
     reader: Database
     tiles: TileStore
+    leaf_store: LeafStore
+    keys: Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,49 +105,51 @@ class _Truth:
     last_ms: int
 
 
-_Derived: TypeAlias = "tuple[Edge, Overlay, Follower]"
-"""The tree up to the signed head, in memory and in tiles.db."""
+@dataclass(frozen=True, slots=True)
+class _Derived:
+    """The tree up to the signed head, in memory and in tiles.db."""
+
+    edge: Edge
+    overlay: Overlay
+    leaves: LeafIndex
+    follower: Follower
 
 
 @asynccontextmanager
-async def open_parts(config: Config) -> AsyncIterator[Opened]:
+async def open_parts(config: Config, now_ms: int, *, read_only: bool = False) -> AsyncIterator[Opened]:
     """Open the log of a configuration, and close its files afterwards.
+
+    Args:
+        config: The configuration.
+        now_ms: Milliseconds since 1970.
+        read_only: Whether nothing is to be appended.
 
     Raises:
         StartRefusedError: Something does not fit; the message says what, and what to do.
     """
-    with _locked(config.path("lock")):
-        signer = _read_signer(config)
+    with Lock(config.path(LOCK_NAME)):
+        signer = None if read_only else _read_signer(config)
         async with _database(partial(open_segments, config.path("log.db"))) as writer:
             truth = await writer.run(partial(_open_truth, config, signer))
             try:
-                async with _derived(config, writer, truth) as (edge, overlay, follower):
-                    commit, head = await writer.run(partial(_resume, truth, signer, edge, overlay))
+                async with _derived(config, writer, truth) as derived:
+                    commit, head = await writer.run(partial(_resume, truth, signer, derived))
+                    keys = await writer.run(partial(_read_keys, truth, config.limits.key_bytes, now_ms, head.size))
                     async with _database(partial(open_tiles, config.path("tiles.db"))) as reader:
-                        yield Opened(writer, commit, head, overlay, follower, reader, await reader.run(TileStore))
+                        yield Opened(
+                            writer,
+                            commit,
+                            head,
+                            derived.overlay,
+                            derived.leaves,
+                            derived.follower,
+                            reader,
+                            await reader.run(TileStore),
+                            await reader.run(LeafStore),
+                            keys,
+                        )
             finally:
                 await writer.run(lambda _: truth.checkpoints.close())
-
-
-class _locked:  # noqa: N801 — a context manager
-    """Hold the lock of a data directory: one server, whatever else may fail to notice."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StartRefusedError(f"{self._path} cannot be opened: {error.strerror}") from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise StartRefusedError(f"another process uses this log: it holds {self._path}") from error
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
 
 
 @asynccontextmanager
@@ -150,7 +163,7 @@ async def _database(connect: Callable[[], sqlite3.Connection]) -> AsyncIterator[
 
 def _read_signer(config: Config) -> Signer:
     """Take step 2."""
-    signer = read_key(config.path(config.key))
+    signer = read_log_key(config)
     if signer.verifier.name != config.origin or signer.verifier.vkey != config.vkey:
         raise StartRefusedError(
             f"the key is the one of {signer.verifier.name!r}, and not that of the origin and vkey in the configuration"
@@ -158,15 +171,15 @@ def _read_signer(config: Config) -> Signer:
     return signer
 
 
-def _open_truth(config: Config, signer: Signer, connection: sqlite3.Connection) -> _Truth:
-    """Take steps 3 to 5, on the database thread."""
+def _open_truth(config: Config, signer: Signer | None, connection: sqlite3.Connection) -> _Truth:
+    """Take steps 3 to 5, on the database thread; only who may sign takes the log over."""
     storage = SqliteStorage(connection)
     checkpoints = SqliteCheckpointStore(open_checkpoints(config.path(config.checkpoints)))
     try:
-        head = checkpoints.acquire(config.origin)
+        head = checkpoints.acquire(config.origin) if signer else checkpoints.latest(config.origin)
         if head is None:
             raise StartRefusedError(f"the checkpoint store {config.checkpoints} knows no log named {config.origin!r}")
-        _check_head(head, signer)
+        _check_head(head, config.vkey)
         tail = _check_data(storage, head)
         newest = storage.segment_at(storage.size() - 1)
     except (TreeheadError, sqlite3.Error) as error:
@@ -177,10 +190,10 @@ def _open_truth(config: Config, signer: Signer, connection: sqlite3.Connection) 
     return _Truth(storage, checkpoints, head, tail, newest.time_ms if newest else 0)
 
 
-def _check_head(head: SignedHead, signer: Signer) -> None:
+def _check_head(head: SignedHead, vkey: str) -> None:
     """Take step 4."""
     try:
-        found = Policy((signer.verifier,)).open_checkpoint(head.note)
+        found = Policy.of_log(vkey).open_checkpoint(head.note)
     except TreeheadError as error:
         raise StartRefusedError(f"the checkpoint store holds a head that does not verify: {error}") from error
     if found != Checkpoint(head.origin, head.size, head.root):
@@ -271,8 +284,9 @@ async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> _Deriv
         store = await thread.run(TileStore)
         overlay = await thread.run(partial(_open_overlay, store))
         position = overlay.position
-        follower = Follower(thread, store, overlay)
-        edge = await _catch_up(writer, truth, overlay, follower)
+        leaves = await _open_leaves(thread, store, position)
+        follower = Follower(thread, store, overlay, leaves)
+        edge = await _catch_up(writer, truth, overlay, leaves, follower)
         if (edge.size, edge.root()) != (truth.head.size, truth.head.root):
             return None
         await thread.run(partial(_check_recent_tiles, store, overlay))
@@ -282,10 +296,23 @@ async def _bring_up(writer: Database, truth: _Truth, thread: Database) -> _Deriv
     except (DamageError, FormatError, sqlite3.DatabaseError) as error:
         log.warning("tiles.damaged", reason=str(error))
         return None
-    return edge, overlay, follower
+    return _Derived(edge, overlay, leaves, follower)
 
 
-async def _catch_up(writer: Database, truth: _Truth, overlay: Overlay, follower: Follower) -> Edge:
+async def _open_leaves(thread: Database, store: TileStore, position: int) -> LeafIndex:
+    """Open the leaf index, with the newest entries that it has in memory: their leaf hashes are in the tiles."""
+    leaf_store = await thread.run(LeafStore)
+    await thread.run(lambda _: leaf_store.sweep())
+    leaves = LeafIndex(thread, leaf_store, await thread.run(lambda _: leaf_store.runs()))
+    if leaves.position > position:
+        raise DamageError("the leaf index of tiles.db goes further than its tiles")
+    tiles = [Tile(0, index) for index in range(leaves.position // TILE_WIDTH, position // TILE_WIDTH)]
+    for tile, row in zip(tiles, await thread.run(lambda _: stored_hashes(store, tiles)), strict=True):
+        leaves.extend(tile.index * TILE_WIDTH, row)
+    return leaves
+
+
+async def _catch_up(writer: Database, truth: _Truth, overlay: Overlay, leaves: LeafIndex, follower: Follower) -> Edge:
     """Read the entries from the position of the tiles up to the signed head, and return the edge of their tree."""
     start, size = overlay.position, truth.head.size
     peaks = [overlay.hash_of(node) for node in Edge(start).nodes()]
@@ -294,8 +321,10 @@ async def _catch_up(writer: Database, truth: _Truth, overlay: Overlay, follower:
         raise DamageError("the tiles of tiles.db do not reach its position")
     while edge.size < size:
         entries = await writer.run(partial(_read_entries, truth, edge.size, min(size, edge.size + CHUNK)))
-        growth = extend(edge, [leaf_hash(entry) for entry in entries])
+        leaf_hashes = [leaf_hash(entry) for entry in entries]
+        growth = extend(edge, leaf_hashes)
         overlay.extend(growth, entries)
+        leaves.extend(edge.size, leaf_hashes)
         edge = growth.new
         await follower.catch_up()
         if size - start > CHUNK:
@@ -351,14 +380,17 @@ async def _check_recent(writer: Database, truth: _Truth, thread: Database, store
             )
 
 
-def _resume(truth: _Truth, signer: Signer, edge: Edge, overlay: Overlay, _: object) -> tuple[Commit, SignedHead]:
-    """Take step 8, on the database thread; the overlay is not shared with anyone yet."""
-    commit = Commit(truth.storage, truth.checkpoints, signer, truth.head, edge, truth.last_ms)
+def _resume(truth: _Truth, signer: Signer | None, derived: _Derived, _: object) -> tuple[Commit | None, SignedHead]:
+    """Take step 8, on the database thread; what is derived is not shared with anyone yet."""
+    if signer is None:
+        return None, truth.head
+    commit = Commit(truth.storage, truth.checkpoints, signer, truth.head, derived.edge, truth.last_ms)
     if truth.tail is None:
         return commit, truth.head
     try:
         entries = parse_bundle(truth.tail.entries, truth.tail.count)
-        committed = commit.finish([leaf_hash(entry) for entry in entries])
+        leaf_hashes = [leaf_hash(entry) for entry in entries]
+        committed = commit.finish(leaf_hashes)
     except FormatError as error:
         raise StartRefusedError(
             f"the newest commit was not signed, and cannot be: {error}; "
@@ -366,6 +398,19 @@ def _resume(truth: _Truth, signer: Signer, edge: Edge, overlay: Overlay, _: obje
         ) from error
     except (CommitError, VerificationError) as error:
         raise StartRefusedError(f"the newest commit was not signed, and cannot be: {error}") from error
-    overlay.extend(committed.growth, entries)
+    derived.overlay.extend(committed.growth, entries)
+    derived.leaves.extend(truth.head.size, leaf_hashes)
     log.info("log.resumed", entries=truth.tail.count, size=committed.head.size)
     return commit, committed.head
+
+
+def _read_keys(truth: _Truth, max_bytes: int, now_ms: int, size: int, _: object) -> Keys:
+    """Take step 9, on the database thread."""
+    keys = Keys(max_bytes)
+    try:
+        for time_ms, records in truth.storage.keys(now_ms - KEY_MS, size):
+            for record in parse_key_records(records):
+                keys.put(record, time_ms)
+    except (FormatError, sqlite3.Error) as error:
+        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
+    return keys

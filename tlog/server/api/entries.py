@@ -1,154 +1,192 @@
-"""Adding and reading entries, and proofs (design: /add and /v1)."""
+"""Adding and reading entries (design: /add and /v1/entries)."""
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
 
-from tlog.fetch import CBOR, HAVE_HEADER, Answer
+from tlog.fetch import CBOR, HAVE_HEADER, KEY_HEADER, MAX_BATCH_ENTRIES
+from tlog.merkle import MAX_SIZE
+from tlog.server.api.answer import (
+    Added,
+    BatchAdded,
+    BatchResult,
+    Consistency,
+    Entry,
+    LeafHash,
+    Note,
+    parse_index,
+)
+from tlog.server.api.batch import parse_batch
 from tlog.server.api.keys import LOG
-from tlog.server.api.static import IMMUTABLE
-from tlog.strict import parse_decimal
+from tlog.server.api.media import JSON, OCTETS, TEXT, TLOG_PROOF
+from tlog.server.api.operation import Body, Content, Parameter, Submitted, operation
+from tlog.server.api.problems import (
+    BUSY,
+    DAMAGED,
+    ENCODING,
+    KEY_REUSED,
+    MEDIA_TYPE,
+    NO_SPACE,
+    NOT_ACCEPTABLE,
+    NOT_FOUND,
+    RATE,
+    READ_ONLY,
+    STOPPING,
+    TOO_LARGE,
+)
+from tlog.server.api.rate import charge
+from tlog.server.idempotency import MAX_KEY_SIZE, RequestKey, request_key
 from tlog.tile import MAX_ENTRY_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from tlog.server.log import ServedLog
+    from tlog.server.storage import SignedHead
 
-    from tlog.server.sequencer import Placed
+SIZE_SCHEMA = {"type": "integer", "minimum": 0, "maximum": MAX_SIZE}
 
-JSON = "application/json"
-TLOG_PROOF = "text/x.tlog.proof"
-"""Media type of a .tlog-proof file, named like those of tlog-witness and tlog-mirror."""
+Index = Annotated[
+    int,
+    Parameter(
+        "path", "index", "A zero-based index, in decimal without sign or leading zero.", SIZE_SCHEMA, parse_index
+    ),
+]
+Have = Annotated[
+    int | None,
+    Parameter(
+        "header",
+        HAVE_HEADER,
+        "The size of a tree that the client trusts, in decimal; the answer then proves consistency from it.",
+        SIZE_SCHEMA,
+        parse_index,
+    ),
+]
+Key = Annotated[
+    str | None,
+    Parameter(
+        "header",
+        KEY_HEADER,
+        "A name for this request: the same request under the same name is carried out once in 24 hours.",
+        {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_SIZE}}}$"},
+        str,
+    ),
+]
+EntryBody = Annotated[
+    bytes,
+    Body(
+        what="an entry",
+        content={OCTETS: Content({"type": "string", "maxLength": MAX_ENTRY_SIZE}, lambda data, _: data)},
+        limit=lambda _: MAX_ENTRY_SIZE,
+        is_opaque=True,
+        is_submission=True,
+    ),
+]
+BatchBody = Annotated[
+    tuple[bytes, list[bytes]],
+    Body(
+        what="a batch",
+        content={
+            CBOR: Content(
+                {
+                    "description": "One array of byte strings, in deterministic CBOR (RFC 8949 §4.2.1).",
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MAX_BATCH_ENTRIES,
+                    "items": {"type": "string", "description": "An entry, as a byte string."},
+                },
+                lambda data, limits: (data, parse_batch(data, limits.batch_entries)),
+            )
+        },
+        limit=lambda limits: limits.batch_bytes,
+        is_submission=True,
+    ),
+]
 
-MAX_BODY_SIZE = MAX_ENTRY_SIZE + 1
-"""Where aiohttp stops reading a body; whether at this size or above it differs between its versions."""
+SUBMISSION_PROBLEMS = (READ_ONLY, TOO_LARGE, ENCODING, KEY_REUSED, RATE, BUSY, STOPPING, NO_SPACE)
 
 
-async def post_add(request: web.Request) -> web.Response:
-    """Append an entry and answer with its index alone."""
-    placed = await _add(request)
-    return _fresh(web.Response(body=b"%d" % placed.index, content_type="text/plain"))
+@operation("POST", "/add", offers=(TEXT,), problems=SUBMISSION_PROBLEMS)
+async def post_add(request: web.Request, key: Key, entry: EntryBody) -> Annotated[str, Meta(pattern="^[0-9]+$")]:
+    """Append an entry and answer with its index alone.
+
+    For tools that know no more of a log than this. The status is 200 for a new entry too.
+    """
+    placed = await request.app[LOG].add(entry, _request_key(key, "/add", entry))
+    return str(placed.index)
 
 
-async def post_entry(request: web.Request) -> web.Response:
-    """Append an entry and answer with its proof."""
-    media_type = _negotiate(request, JSON, CBOR, TLOG_PROOF)
-    have = _have(request)
-    placed = await _add(request)
+@operation(
+    "POST",
+    "/v1/entries",
+    offers=(JSON, CBOR, TLOG_PROOF),
+    problems=(*SUBMISSION_PROBLEMS, NOT_ACCEPTABLE, DAMAGED),
+)
+async def post_entry(request: web.Request, key: Key, have: Have, entry: EntryBody) -> Submitted[Added]:
+    """Append an entry.
+
+    It is in the log for good once this is answered: durable, its index final, and contained in a signed checkpoint. The
+    body is the entry, any bytes under any Content-Type. An entry that the log has already is answered with 200 and the
+    first index.
+    """
     log = request.app[LOG]
+    placed = await log.add(entry, _request_key(key, "/v1/entries", entry))
     head = placed.head
     _, proof = await log.prove_inclusion(placed.index, head.size, placed.leaf_hash, head)
-    consistency = None
-    if 0 < have <= head.size:
-        consistency = (have, tuple(await log.prove_consistency(have, head.size, head)))
-    answer = Answer(placed.index, placed.leaf_hash, tuple(proof), head.note, consistency=consistency)
-    return _fresh(_encode(answer, media_type, status=201))
+    added = Added(
+        index=placed.index,
+        leaf_hash=LeafHash(placed.leaf_hash),
+        proof=proof,
+        checkpoint=Note(head.note),
+        consistency=await consistency_from(log, have, head),
+    )
+    return Submitted(added, placed.is_new)
 
 
-async def get_entry(request: web.Request) -> web.Response:
-    """Serve an entry with its proof to the newest head."""
-    media_type = _negotiate(request, JSON, CBOR, TLOG_PROOF)
-    index = _decimal(request, "index")
-    entry, leaf, proof, head = await request.app[LOG].read_entry(index)
-    return _fresh(_encode(Answer(index, leaf, tuple(proof), head.note, entry), media_type))
+@operation(
+    "POST",
+    "/v1/entries/batch",
+    offers=(JSON, CBOR),
+    problems=(*SUBMISSION_PROBLEMS, MEDIA_TYPE, NOT_ACCEPTABLE, DAMAGED),
+)
+async def post_batch(request: web.Request, key: Key, have: Have, batch: BatchBody) -> Submitted[BatchAdded]:
+    """Append many entries, all in one commit.
 
-
-async def get_inclusion(request: web.Request) -> web.Response:
-    """Serve an inclusion proof; it never changes."""
-    index, size = _decimal(request, "index"), _decimal(request, "size")
-    leaf, proof = await request.app[LOG].prove_inclusion(index, size)
-    body = {"index": index, "size": size, "leafHash": leaf.hex(), "proof": _base64(proof)}
-    return _json(body, headers={"Cache-Control": IMMUTABLE, "Access-Control-Allow-Origin": "*"})
-
-
-async def get_consistency(request: web.Request) -> web.Response:
-    """Serve a consistency proof; it never changes."""
-    old_size, new_size = _decimal(request, "from"), _decimal(request, "to")
-    proof = await request.app[LOG].prove_consistency(old_size, new_size)
-    body = {"from": old_size, "to": new_size, "proof": _base64(proof)}
-    return _json(body, headers={"Cache-Control": IMMUTABLE, "Access-Control-Allow-Origin": "*"})
-
-
-def routes() -> list[web.RouteDef]:
-    """Return the routes of this module."""
-    return [
-        web.post("/add", post_add),
-        web.post("/v1/entries", post_entry),
-        web.get("/v1/entries/{index}", get_entry),
-        web.get("/v1/proofs/inclusion/{index}/{size}", get_inclusion),
-        web.get("/v1/proofs/consistency/{from}/{to}", get_consistency),
-    ]
-
-
-async def _add(request: web.Request) -> Placed:
-    """Append the body of a request."""
+    There is a result for each, in the order sent, and one proof for all. The status is 201 where at least one is new.
+    """
+    body, entries = batch
+    charge(request, len(entries) - 1)
     log = request.app[LOG]
-    log.check_admission()
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise web.HTTPUnsupportedMediaType  # what is received is what is stored, so nothing may be undone on the way
-    entry = await request.read()
-    if len(entry) > MAX_ENTRY_SIZE:
-        raise web.HTTPRequestEntityTooLarge(MAX_ENTRY_SIZE)
-    return await log.add(entry)
+    placed = await log.add_many(entries, _request_key(key, "/v1/entries/batch", body))
+    head = max((each.head for each in placed), key=lambda head: head.size)
+    added = BatchAdded(
+        results=[
+            BatchResult(index=each.index, leaf_hash=LeafHash(each.leaf_hash), is_new=each.is_new) for each in placed
+        ],
+        proof=await log.prove_batch({each.index: each.leaf_hash for each in placed}, head),
+        checkpoint=Note(head.note),
+        consistency=await consistency_from(log, have, head),
+    )
+    return Submitted(added, any(each.is_new for each in placed))
 
 
-def _have(request: web.Request) -> int:
-    """Return the size that the client trusts; 0 where it names none."""
-    return parse_decimal(request.headers.get(HAVE_HEADER, "0").encode("utf-8", "replace"))
+@operation("GET", "/v1/entries/{index}", offers=(JSON, CBOR, TLOG_PROOF), problems=(NOT_FOUND, NOT_ACCEPTABLE, DAMAGED))
+async def get_entry(request: web.Request, index: Index) -> Entry:
+    """Read an entry with its proof to the newest checkpoint."""
+    entry, leaf, proof, head = await request.app[LOG].read_entry(index)
+    return Entry(index=index, leaf_hash=LeafHash(leaf), proof=proof, checkpoint=Note(head.note), entry=entry)
 
 
-def _decimal(request: web.Request, name: str) -> int:
-    return parse_decimal(request.match_info[name].encode("utf-8", "replace"))
+OPERATIONS = (post_add, post_entry, post_batch, get_entry)
 
 
-def _negotiate(request: web.Request, *offered: str) -> str:
-    """Return the first media type in Accept that is offered; the first offered where anything is accepted."""
-    accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "*/*").split(",")]
-    for media_type in accepted:
-        if media_type in offered:
-            return media_type
-        if media_type in ("*/*", "application/*", ""):
-            return offered[0]
-    raise web.HTTPNotAcceptable
+async def consistency_from(log: ServedLog, have: int | None, head: SignedHead) -> Consistency | UnsetType:
+    """Return the proof from what a client trusts to a head; nothing from size 0 or where the head is smaller."""
+    if not have or have > head.size:
+        return UNSET
+    return Consistency(old_size=have, proof=await log.prove_consistency(have, head.size, head))
 
 
-def _encode(answer: Answer, media_type: str, status: int = 200) -> web.Response:
-    """Return an answer in a media type."""
-    if media_type == CBOR:
-        return web.Response(status=status, body=answer.format(), content_type=CBOR)
-    if media_type == TLOG_PROOF:
-        return web.Response(status=status, body=answer.tlog_proof().format(), content_type=TLOG_PROOF, charset="utf-8")
-    return _json(_plain(answer), status=status)
-
-
-def _plain(answer: Answer) -> dict[str, object]:
-    """Return an answer in JSON's types: leaf hash in hex, other bytes in base64, the checkpoint as text."""
-    body: dict[str, object] = {
-        "index": answer.index,
-        "leafHash": answer.leaf_hash.hex(),
-        "proof": _base64(answer.proof),
-        "checkpoint": answer.checkpoint.decode(),
-    }
-    if answer.entry is not None:
-        body["entry"] = b64encode(answer.entry).decode()
-    if answer.consistency is not None:
-        body["consistency"] = {"from": answer.consistency[0], "proof": _base64(answer.consistency[1])}
-    return body
-
-
-def _base64(hashes: Iterable[bytes]) -> list[str]:
-    return [b64encode(value).decode() for value in hashes]
-
-
-def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=json.dumps(body).encode(), content_type=JSON, headers=headers)
-
-
-def _fresh(response: web.Response) -> web.Response:
-    """Mark an answer that is true of this moment alone."""
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    return response
+def _request_key(key: str | None, route: str, body: bytes) -> RequestKey | None:
+    return None if key is None else request_key(key, route, body)

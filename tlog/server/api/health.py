@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from tlog.server.api.keys import LOG
+from tlog.server.api.keys import LOGS
+from tlog.server.api.media import TEXT
+from tlog.server.api.operation import operation
+from tlog.server.api.problems import STOPPING
 from tlog.server.errors import StoppedError
 
 
-async def get_livez(_: web.Request) -> web.Response:
-    """Answer while the event loop runs."""
-    return web.Response(text="live\n", headers={"Cache-Control": "no-store"})
+@operation("GET", "/livez", offers=(TEXT,), is_public=False)
+async def get_livez(_: web.Request) -> str:
+    """Tell that the event loop runs."""
+    return "live\n"
 
 
-async def get_readyz(request: web.Request) -> web.Response:
-    """Answer 200 while the log takes entries and signs them in time."""
-    if not request.app[LOG].is_ready():
-        raise StoppedError("not ready: the log is closing, or an admitted entry waits for its signature")
-    return web.Response(text="ready\n", headers={"Cache-Control": "no-store"})
+@operation("GET", "/readyz", offers=(TEXT,), problems=(STOPPING,), is_public=False)
+async def get_readyz(request: web.Request) -> str:
+    """Tell that every log signs in time what it takes."""
+    late = [log.origin for log in request.app[LOGS].values() if not log.is_ready()]
+    if late:
+        raise StoppedError(f"closing, or an admitted entry waits for its signature: {', '.join(late)}")
+    return "ready\n"
 
 
-def routes() -> list[web.RouteDef]:
-    """Return the routes of this module."""
-    return [web.get("/livez", get_livez), web.get("/readyz", get_readyz)]
+OPERATIONS = (get_livez, get_readyz)

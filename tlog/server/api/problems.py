@@ -1,31 +1,38 @@
-"""Errors on the wire: application/problem+json (RFC 9457), with one table from exception to status.
+"""Errors on the wire, with one table from exception to status, in JSON (RFC 9457) or CBOR (RFC 9290).
 
-    type                                 status  when
-    urn:treehead:problem:bad-request     400     a header, a path or a body breaks its format
-    urn:treehead:problem:not-found       404     no such route, or not visible in any signed tree
-    urn:treehead:problem:method          405     the route has other methods
-    urn:treehead:problem:not-acceptable  406     no answer of the media types in Accept
-    urn:treehead:problem:too-large       413     an entry of more than 65,535 bytes
-    urn:treehead:problem:encoding        415     a body with a Content-Encoding
-    urn:treehead:problem:damaged         500     what is stored does not verify, so it is not served
-    urn:treehead:problem:internal        500     a defect; the log has the details
-    urn:treehead:problem:busy            503     too much is waiting; try again after Retry-After
-    urn:treehead:problem:stopping        503     the log is closing, or not ready
+    {"type": "urn:treehead:problem:not-found", "title": "…", "status": 404, "detail": "…"}
 
-No error may be cached, and none says anything about the inside.
+    {-1: title, -2: detail, 7807: {0: type, 1: status}}
+
+A client gets CBOR where its Accept wants CBOR more than JSON. `type` and `status` are stable, the sentences are not. No
+error may be cached, and none says anything about the inside.
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, http_exceptions, web
 
+from tlog.cbor import Value
+from tlog.cbor import encode as encode_cbor
 from tlog.errors import FormatError, NotFoundError, PushbackError, TreeheadError
-from tlog.server.errors import DamageError, StoppedError
+from tlog.fetch import PROBLEM_CBOR
+from tlog.server.api.answer import ProblemDetails, to_json
+from tlog.server.api.media import EncodingError, MediaTypeError, NotAcceptableError, problem_form
+from tlog.server.api.traffic import PROBLEM
+from tlog.server.errors import (
+    DamageError,
+    KeyReusedError,
+    NoSpaceError,
+    RateError,
+    ReadOnlyError,
+    StoppedError,
+    TooLargeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,40 +41,186 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_PREFIX = "urn:treehead:problem:"
+TYPE_PREFIX = "urn:treehead:problem:"
 
-_TABLE: tuple[tuple[type[TreeheadError], int, str, str], ...] = (
-    (FormatError, 400, "bad-request", "The request breaks its format"),
-    (NotFoundError, 404, "not-found", "Not in any signed tree"),
-    (PushbackError, 503, "busy", "The log is busy"),
-    (StoppedError, 503, "stopping", "The log is stopping"),
-    (DamageError, 500, "damaged", "What is stored does not verify"),
-    (TreeheadError, 500, "internal", "The server has a defect"),
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of error.
+
+    Attributes:
+        name: What its type ends in.
+        status: Its HTTP status.
+        title: A sentence that is the same each time.
+        when: When it is answered, for the description of the API.
+        errors: The exceptions that mean it.
+    """
+
+    name: str
+    status: int
+    title: str
+    when: str
+    errors: tuple[type[Exception], ...] = ()
+
+    @property
+    def type(self) -> str:
+        """Return its URI."""
+        return TYPE_PREFIX + self.name
+
+
+BAD_REQUEST = Problem(
+    "bad-request",
+    400,
+    "The request breaks its format",
+    "The request itself, a header, a path or a body breaks its format.",
+    (FormatError, web.RequestPayloadError, ConnectionResetError),
+)
+READ_ONLY = Problem(
+    "read-only",
+    403,
+    "The log takes no entries",
+    "The log is served read-only, was ended, or has reached its largest size.",
+    (ReadOnlyError,),
+)
+NOT_FOUND = Problem(
+    "not-found",
+    404,
+    "Not found",
+    "There is no such route, or what is asked for is in no signed tree (yet).",
+    (NotFoundError,),
+)
+METHOD = Problem("method", 405, "The route has other methods", "The route has other methods; Allow lists them.")
+NOT_ACCEPTABLE = Problem(
+    "not-acceptable",
+    406,
+    "No such representation",
+    "Accept has none of the media types that the answer comes in.",
+    (NotAcceptableError,),
+)
+TIMEOUT = Problem(
+    "timeout", 408, "The request took too long", "The request did not arrive in the time it has.", (TimeoutError,)
+)
+TOO_LARGE = Problem(
+    "too-large",
+    413,
+    "The body is too large",
+    "An entry, a batch or another body is beyond its limit; the detail names it.",
+    (TooLargeError,),
+)
+ENCODING = Problem(
+    "encoding", 415, "Content-Encoding is not allowed", "The body has a Content-Encoding.", (EncodingError,)
+)
+MEDIA_TYPE = Problem(
+    "media-type",
+    415,
+    "The body is of another media type",
+    "Content-Type is none that the operation takes; the detail lists those.",
+    (MediaTypeError,),
+)
+EXPECTATION = Problem(
+    "expectation", 417, "The expectation cannot be met", "Expect asks for something other than 100-continue."
+)
+KEY_REUSED = Problem(
+    "key-reused",
+    422,
+    "The Idempotency-Key was used for another request",
+    "The Idempotency-Key came with another request in the last 24 hours.",
+    (KeyReusedError,),
+)
+RATE = Problem(
+    "rate",
+    429,
+    "Too many entries from one address",
+    "The address has submitted more than its share; Retry-After says when to go on.",
+    (RateError,),
+)
+DAMAGED = Problem(
+    "damaged",
+    500,
+    "What is stored does not verify",
+    "What is stored does not lead to the signed root, so it is not served.",
+    (DamageError,),
+)
+INTERNAL = Problem("internal", 500, "The server has a defect", "The server has a defect; its own log has the details.")
+BUSY = Problem(
+    "busy",
+    503,
+    "The log is busy",
+    "Too much is waiting, or too many are connected; Retry-After says when to come back.",
+    (PushbackError,),
+)
+STOPPING = Problem("stopping", 503, "The log is stopping", "The log is closing, or is not ready.", (StoppedError,))
+NO_SPACE = Problem(
+    "no-space",
+    507,
+    "The disk of the log is full",
+    "The disk of the log has too little free space; what is there is still served.",
+    (NoSpaceError,),
 )
 
-_BY_STATUS = {
-    404: ("not-found", "No such resource"),
-    405: ("method", "Method not allowed"),
-    406: ("not-acceptable", "No such representation"),
-    413: ("too-large", "The body is too large"),
-    415: ("encoding", "Content-Encoding is not allowed"),
-    417: ("bad-request", "The expectation cannot be met"),
-}
+PROBLEMS = (
+    BAD_REQUEST,
+    READ_ONLY,
+    NOT_FOUND,
+    METHOD,
+    NOT_ACCEPTABLE,
+    TIMEOUT,
+    TOO_LARGE,
+    ENCODING,
+    MEDIA_TYPE,
+    EXPECTATION,
+    KEY_REUSED,
+    RATE,
+    DAMAGED,
+    INTERNAL,
+    BUSY,
+    STOPPING,
+    NO_SPACE,
+)
+"""Every problem there is."""
 
-_KEPT_HEADERS = ("Allow",)
+_OF_STATUS = {problem.status: problem for problem in (BAD_REQUEST, NOT_FOUND, METHOD, TIMEOUT, TOO_LARGE, EXPECTATION)}
 
 
-def problem(status: int, name: str, title: str, detail: str | None = None) -> web.Response:
-    """Return a problem document."""
-    body = {"type": _PREFIX + name, "title": title, "status": status}
-    if detail is not None:
-        body["detail"] = detail
-    return web.Response(
-        status=status,
-        body=json.dumps(body).encode(),
-        content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", "Access-Control-Allow-Origin": "*"},
+def accepted(request: web.Request) -> str:
+    """Return the media types that a client accepts: all of its Accept headers."""
+    return ",".join(request.headers.getall(hdrs.ACCEPT, []))
+
+
+def answer_problem(problem: Problem, detail: str | None = None, accept: str = "") -> web.Response:
+    """Return a problem as the client's Accept wants it."""
+    media_type = problem_form(accept)
+    encode = _to_cbor if media_type == PROBLEM_CBOR else _to_json
+    response = web.Response(
+        status=problem.status,
+        body=encode(problem, detail),
+        headers={
+            hdrs.CONTENT_TYPE: media_type,
+            hdrs.CACHE_CONTROL: "no-store",
+            hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*",
+        },
     )
+    response[PROBLEM] = problem.name
+    return response
+
+
+def problem_of_parser_error(status: int, error: BaseException | None) -> web.Response:
+    """Return the answer to what is no request, or failed outside every handler; it ends the connection.
+
+    Args:
+        status: What aiohttp would answer.
+        error: What it stumbled over.
+    """
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        response = answer_problem(INTERNAL)
+    elif isinstance(error, http_exceptions.LineTooLong):
+        response = answer_problem(
+            BAD_REQUEST, "the request line or a header is too long, or there are too many headers"
+        )
+    else:
+        response = answer_problem(BAD_REQUEST, "this is no HTTP/1.1 request")
+    response.force_close()
+    return response
 
 
 @web.middleware
@@ -75,37 +228,43 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn every error into a problem document."""
     try:
         return await handler(request)
-    except TreeheadError as error:
-        return _of_error(error)
     except web.HTTPException as error:
-        return _of_http(error)
-    except ConnectionResetError:
-        return problem(400, "bad-request", "The body was cut off")  # the client is gone: nobody reads this
-    except Exception as error:
-        log.exception("request.failed", method=request.method, error=type(error).__name__)
-        return problem(500, "internal", "The server has a defect")
+        return _of_http(request, error)
+    except Exception as error:  # noqa: BLE001 — whatever it is, the client gets a problem, and the log the details
+        return _of_error(request, error)
 
 
-async def never_cache_errors(_: web.Request, response: web.StreamResponse) -> None:
-    """Mark every error, also one that aiohttp answers before a handler is called."""
-    if response.status >= 400:
-        response.headers["Cache-Control"] = "no-store"
-
-
-def _of_error(error: TreeheadError) -> web.Response:
-    _, status, name, title = next(row for row in _TABLE if isinstance(error, row[0]))
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+def _of_error(request: web.Request, error: Exception) -> web.Response:
+    """Return the problem that an exception means; what has none in the table is a defect."""
+    problem = next((problem for problem in PROBLEMS if isinstance(error, problem.errors)), INTERNAL)
+    if problem is INTERNAL:
+        log.error("request.failed", method=request.method, error=type(error).__name__, exc_info=error)
+    elif problem is DAMAGED:
         log.error("answer.refused", reason=str(error), error=type(error).__name__)
-    response = problem(status, name, title, str(error))
-    if isinstance(error, PushbackError) and error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
+    detail = str(error) if isinstance(error, TreeheadError) and problem is not INTERNAL else None
+    response = answer_problem(problem, detail, accepted(request))
+    if problem is TIMEOUT:
+        response.force_close()
+    if isinstance(error, PushbackError | RateError) and error.retry_after is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     return response
 
 
-def _of_http(error: web.HTTPException) -> web.Response:
-    name, title = _BY_STATUS.get(error.status, ("bad-request", "The request breaks its format"))
-    response = problem(error.status, name, title)
-    for header in _KEPT_HEADERS:
-        if header in error.headers:
-            response.headers[header] = error.headers[header]
+def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Return the problem for what aiohttp refuses by itself."""
+    problem = _OF_STATUS.get(error.status, BAD_REQUEST if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else INTERNAL)
+    response = answer_problem(problem, accept=accepted(request))
+    if hdrs.ALLOW in error.headers:
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
     return response
+
+
+def _to_json(problem: Problem, detail: str | None) -> bytes:
+    return to_json(ProblemDetails(type=problem.type, title=problem.title, status=problem.status, detail=detail))
+
+
+def _to_cbor(problem: Problem, detail: str | None) -> bytes:
+    value: dict[int | str, Value] = {-1: problem.title, 7807: {0: problem.type, 1: problem.status}}
+    if detail is not None:
+        value[-2] = detail
+    return encode_cbor(value)

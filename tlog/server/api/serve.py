@@ -1,7 +1,8 @@
 """The server process: application, listening, signals.
 
 A graceful stop: readiness turns false, the socket closes, requests under way are answered, admitted entries are signed,
-files are closed. A second signal ends the process at once. A failed commit ends it with exit code 4, unanswered.
+files are closed. A second signal ends the process at once. A signal while the logs are still being opened ends it in a
+moment: nothing has been promised yet. A failed commit ends it with exit code 4, unanswered.
 """
 
 from __future__ import annotations
@@ -9,91 +10,198 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
+import threading
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from aiohttp import web
 
-from tlog.server.api import entries, health, static
-from tlog.server.api.keys import LOG
-from tlog.server.api.problems import never_cache_errors, problems
+from tlog.server.api import metrics
+from tlog.server.api.keys import LIMITS, LOG, LOGS, PREFIX
+from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
+from tlog.server.api.operation import finish, routes
+from tlog.server.api.problems import PROBLEMS, problems
+from tlog.server.api.protocol import Runner
+from tlog.server.api.rate import RATES, Rates, settle
+from tlog.server.api.stream import add_feed
+from tlog.server.api.supervisor import Supervisor
+from tlog.server.api.traffic import TRAFFIC, Traffic, count
 from tlog.server.errors import Exit
 from tlog.server.log import ServedLog, open_log
 
 if TYPE_CHECKING:
-    from tlog.server.config import Config
+    from collections.abc import Mapping, Sequence
+
+    from tlog.server.config import ServerConfig
+    from tlog.server.limit import Limits
 
 SHUTDOWN_S = 10.0
 """Seconds that requests under way have to finish; a commit takes milliseconds."""
 
-KEEPALIVE_S = 60.0
-"""Seconds that an idle connection is kept."""
+GIVE_UP_S = 2.0
+"""Seconds that opening a log may take to stop once a signal asks it to."""
+
+BACKLOG = 1024
+"""Connections that the operating system keeps until they are accepted."""
+
+SPARE_FILES = 256
+"""Descriptors for everything that is not a connection: databases, the listening sockets, scrapes of /proc."""
 
 log = structlog.get_logger()
 
 
-def make_app(served: ServedLog) -> web.Application:
-    """Return the application of an open log."""
-    app = web.Application(middlewares=[problems], client_max_size=entries.MAX_BODY_SIZE)
-    app[LOG] = served
-    app.on_response_prepare.append(never_cache_errors)
-    app.add_routes([*static.routes(), *entries.routes(), *health.routes()])
+def make_app(logs: Mapping[str, ServedLog], limits: Limits) -> web.Application:
+    """Return the application of open logs, by the prefix of their routes: "" alone, or one of its own for each."""
+    app = web.Application(middlewares=[problems])
+    app[LOGS], app[LIMITS] = logs, limits
+    app.on_response_prepare.append(finish)
+    app.add_routes(routes(OF_THE_SERVER))
+    for prefix, served in logs.items():
+        part = web.Application() if prefix else app
+        part[LOG], part[PREFIX] = served, prefix
+        add_feed(part)
+        part.add_routes(routes(OF_A_LOG))
+        if prefix:
+            app.add_subapp(prefix, part)
     return app
 
 
-def make_runner(served: ServedLog) -> web.AppRunner:
-    """Return the runner of an open log; bodies come as they were sent, so that an encoded one can be refused."""
-    return web.AppRunner(
-        make_app(served),
-        access_log=None,
-        auto_decompress=False,
-        keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=SHUTDOWN_S,
-    )
+def make_runner(logs: Mapping[str, ServedLog], limits: Limits) -> web.AppRunner:
+    """Return what runs the application of open logs, with everything that is counted and limited by the process."""
+    app, traffic = make_app(logs, limits), Traffic(problems=Counter({problem.name: 0 for problem in PROBLEMS}))
+    app[TRAFFIC] = traffic
+    app[RATES] = Rates(limits.rate, limits.burst)
+    app[metrics.REGISTRY] = metrics.make_registry(logs, traffic)
+    app.middlewares.insert(0, count)
+    app.on_response_prepare.append(settle)
+    return Runner(app, limits, traffic, SHUTDOWN_S)
 
 
-async def serve(config: Config, host: str, port: int) -> None:
-    """Serve a log until a signal asks to stop.
+async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool = False) -> None:
+    """Serve logs until a signal asks to stop.
 
     Raises:
-        StartRefusedError: The state on disk does not fit together.
+        StartRefusedError: The state on disk of one does not fit together.
         OSError: The address cannot be listened on.
     """
     configure_logging()
-    stop = asyncio.Event()
-    _handle_signals(stop)
-    async with open_log(config, exit_stopped) as served:
-        await _listen(served, host, port, stop)
-    log.info("log.closed", size=served.head.size)
-
-
-async def _listen(served: ServedLog, host: str, port: int, stop: asyncio.Event) -> None:
-    """Serve an open log until the event is set, then answer what is under way."""
-    runner = make_runner(served)
-    await runner.setup()
+    stop = Stop()
     try:
-        await web.TCPSite(runner, host, port, backlog=1024).start()
-        for address in runner.addresses:
-            log.info("server.listening", host=address[0], port=address[1], size=served.head.size)
+        async with AsyncExitStack() as stack:
+            logs = {
+                prefix: await stack.enter_async_context(open_log(one, exit_stopped, read_only=read_only))
+                for prefix, one in config.logs.items()
+            }
+            stop.began()
+            await _listen(logs, config.limits, (host, port), stop)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.info("server.stopped", reason="it had not started yet")
+        return
+    for served in logs.values():
+        log.info("log.closed", origin=served.origin, size=served.head.size)
+
+
+async def _listen(logs: Mapping[str, ServedLog], limits: Limits, address: tuple[str, int], stop: Stop) -> None:
+    """Serve open logs until a signal, then answer what is under way."""
+    raise_file_limit(limits.connections + SPARE_FILES)
+    supervisor = Supervisor()
+    runner = make_runner(logs, limits)
+    await runner.setup()
+    beats = asyncio.create_task(supervisor.beat(lambda: all(served.is_ready() for served in logs.values())))
+    try:
+        await _bind(runner, *address)
+        for prefix, served in logs.items():
+            served.announce(_url(runner.addresses[0]) + prefix)
+        for found in runner.addresses:
+            log.info("server.listening", host=found[0], port=found[1], **_sizes(logs))
+        supervisor.tell("READY=1")
         await stop.wait()
         log.info("server.stopping")
-        served.closing = True
+        supervisor.tell("STOPPING=1")
+        for served in logs.values():
+            served.closing = True
     finally:
+        beats.cancel()
         await runner.cleanup()
 
 
-def _handle_signals(stop: asyncio.Event) -> None:
-    """Stop gracefully on the first signal, at once on the second."""
+def _sizes(logs: Mapping[str, ServedLog]) -> dict[str, object]:
+    """Return what is said of the logs when they are served: the size of one, or of each of several by its prefix."""
+    if set(logs) == {""}:
+        return {"size": logs[""].head.size}
+    return {"sizes": {prefix: served.head.size for prefix, served in logs.items()}}
 
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+def _url(address: Sequence[object]) -> str:
+    """Return where an address is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))  # noqa: S104 — compared, not bound
+    return f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}"
+
+
+async def _bind(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(f"cannot listen on {host} port {port}: {why}; choose others with --host and --port") from error
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Allow this process as many descriptors as it may need, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("server.few_files", allowed=hard, wanted=wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except OSError:  # where the process may change no limits
+            log.warning("server.few_files", allowed=soft, wanted=wanted)
+
+
+class Stop:
+    """What SIGTERM and SIGINT mean: at first everything, later a graceful end. Owned by the event loop."""
+
+    def __init__(self) -> None:
+        """Take the signals; what runs now is cancelled by them until `began`."""
+        self._event = asyncio.Event()
+        self._starting = asyncio.current_task()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def began(self) -> None:
+        """Let signals stop gracefully from now on."""
+        self._starting = None
+
+    def is_set(self) -> bool:
+        """Return whether a signal came."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Wait for a signal."""
+        await self._event.wait()
+
+    def _on_signal(self) -> None:
+        if self.is_set():
+            os._exit(Exit.FAILED)
+        self._event.set()
+        if self._starting is not None:
+            self._starting.cancel()
+            _exit_after(GIVE_UP_S)
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process even if a thread does not let go; a crash is no worse, and every start copes with that."""
+    timer = threading.Timer(seconds, os._exit, [Exit.DONE])
+    timer.daemon = True
+    timer.start()
 
 
 def exit_stopped(error: BaseException) -> NoReturn:
@@ -104,18 +212,19 @@ def exit_stopped(error: BaseException) -> NoReturn:
 
 
 class _Bridge(logging.Handler):
-    """Turns what aiohttp logs into one event each: no traceback, and nothing that a client sent."""
+    """Turns what libraries log into one event each: no traceback, and nothing that a client sent."""
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = record.exc_info[0] if record.exc_info else None
-        log.warning("http.refused", error=kind.__name__ if kind else record.levelname)
+        log.warning("library.failed", library=record.name, error=kind.__name__ if kind else record.levelname)
 
 
 def configure_logging() -> None:
     """Write one event a line to standard error: JSON, or in colour on a terminal."""
     terminal = sys.stderr.isatty()
-    library = logging.getLogger("aiohttp")
-    library.handlers, library.propagate = [_Bridge()], False
+    for name in ("aiohttp", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [_Bridge()], False
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -7,7 +7,10 @@ cancellation can land between them. Whatever an implementation raises out of a w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Segment:
         root: Root of the tree of size first + count, 32 bytes.
         leaf_digest: SHA-256 over the leaf hashes as they were computed when the entries came in, 32 bytes.
         time_ms: The one clock reading of the commit, milliseconds since 1970, never before that of the segment before.
-        keys: Digests of idempotency keys and bodies; empty until the log reads such keys.
+        keys: Records of the idempotency keys of its requests, see `tlog.server.idempotency`.
     """
 
     first: int
@@ -83,12 +86,18 @@ class Storage(Protocol):
             StartRefusedError: Entries are missing.
         """
 
+    def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield time and key records of the segments from a time on that have some, up to entry `end`, oldest first."""
+
 
 class CheckpointStore(Protocol):
     """The newest signed head of an origin. Tiny, apart from the data, and never part of a backup of it."""
 
     def acquire(self, origin: str) -> SignedHead | None:
         """Take the log over: raise the epoch by one, durably, and return the head; None for an unknown origin."""
+
+    def latest(self, origin: str) -> SignedHead | None:
+        """Return the head without taking the log over; None for an unknown origin."""
 
     def swap(self, old: SignedHead, new: SignedHead) -> None:
         """Replace the head, durably, and only if origin, epoch, size and root are still those of `old`.

@@ -44,11 +44,15 @@ class SqliteCheckpointStore:
 
     def acquire(self, origin: str) -> SignedHead | None:
         """Take the log over; see CheckpointStore."""
-        if self._connection.execute("SELECT 1 FROM head WHERE origin = ?", (origin,)).fetchone() is None:
-            return None
-        self._change("UPDATE head SET epoch = epoch + 1 WHERE origin = ?", (origin,))
-        row = self._connection.execute("SELECT origin, epoch, size, root, note FROM head WHERE origin = ?", (origin,))
-        return SignedHead(*row.fetchone())
+        if self.latest(origin) is not None:
+            self._change("UPDATE head SET epoch = epoch + 1 WHERE origin = ?", (origin,))
+        return self.latest(origin)
+
+    def latest(self, origin: str) -> SignedHead | None:
+        """Return the head; see CheckpointStore."""
+        select = "SELECT origin, epoch, size, root, note FROM head WHERE origin = ?"
+        row = self._connection.execute(select, (origin,)).fetchone()
+        return None if row is None else SignedHead(*row)
 
     def swap(self, old: SignedHead, new: SignedHead) -> None:
         """Replace the head; see CheckpointStore."""

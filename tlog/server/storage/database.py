@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import aiosqlite
 
-from tlog.server.errors import CommitError, DamagedFileError, StartRefusedError
+from tlog.server.errors import CommitError, DamagedFileError, MissingFileError, StartRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 WAL_PAGES = 250
 """Pages in the WAL after which its content is moved to the database: larger ones make slow commits slower."""
+
+SETTLE_MS = 5000
+"""Milliseconds that a start waits for a read of another process, such as a backup's, to end."""
 
 _PAGE = 4096
 _ROW_PAGES = 4  # pages that a commit writes besides its content
@@ -98,11 +101,13 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
                 _set(connection, path, name, value)
             if create:
                 connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
-            _check_schema(connection, path, schema)
+            check_schema(connection, path, schema)
         except BaseException:
             connection.close()
             raise
     except sqlite3.OperationalError as error:
+        if not path.exists():
+            raise MissingFileError(f"{path} is missing") from error
         raise StartRefusedError(f"{path} cannot be opened: {error}") from error
     except sqlite3.DatabaseError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
@@ -118,7 +123,9 @@ def settle(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
         StartRefusedError: It cannot be moved.
     """
     try:
+        connection.execute(f"PRAGMA busy_timeout = {SETTLE_MS}").fetchall()
         (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0").fetchall()
     except sqlite3.Error as error:
         connection.close()
         raise StartRefusedError(f"{path}: its WAL cannot be made durable: {error}") from error
@@ -135,8 +142,12 @@ def _set(connection: sqlite3.Connection, path: Path, name: str, value: str | int
         raise StartRefusedError(f"{path}: SQLite keeps {name} at {found} instead of {value}; is it on a local disk?")
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> None:
-    """Refuse a database whose tables or triggers are not the ones that this version would make."""
+def check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> None:
+    """Refuse a database whose tables or triggers are not the ones that this version would make.
+
+    Raises:
+        DamagedFileError: They are not.
+    """
     with sqlite3.connect(":memory:") as fresh:
         fresh.executescript(schema)
         wanted = _fingerprint(fresh)

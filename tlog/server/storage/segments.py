@@ -11,24 +11,26 @@ from tlog.server.storage.database import DURABLE, Upkeep, connect, settle
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SCHEMA = """
 CREATE TABLE segment (
     first INTEGER PRIMARY KEY CHECK (first >= 0),
     count INTEGER NOT NULL CHECK (count > 0),
-    entries BLOB NOT NULL,
     root BLOB NOT NULL CHECK (length(root) = 32),
     leaf_digest BLOB NOT NULL CHECK (length(leaf_digest) = 32),
     time_ms INTEGER NOT NULL,
-    keys BLOB NOT NULL
+    keys BLOB NOT NULL,
+    entries BLOB NOT NULL
 ) STRICT;
+CREATE INDEX segment_with_keys ON segment (time_ms, first) WHERE keys != x'';
 CREATE TRIGGER segment_is_final BEFORE UPDATE ON segment BEGIN SELECT raise(ABORT, 'segments are insert-only'); END;
 CREATE TRIGGER segment_stays BEFORE DELETE ON segment BEGIN SELECT raise(ABORT, 'segments are insert-only'); END;
 """
 
 _SIZE = "SELECT coalesce((SELECT first + count FROM segment ORDER BY first DESC LIMIT 1), 0)"
-_COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys"
+_COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys"  # in the order of Segment
 
 
 class SqliteStorage:
@@ -77,6 +79,14 @@ class SqliteStorage:
                 raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair")
             found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
         return found
+
+    def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield time and key records of segments that have some."""
+        yield from self._connection.execute(
+            "SELECT time_ms, keys FROM segment "
+            "WHERE keys != x'' AND time_ms >= ? AND first < ? ORDER BY time_ms, first",
+            (since_ms, end),
+        )
 
 
 def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:

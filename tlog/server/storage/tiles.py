@@ -1,4 +1,7 @@
-"""tiles.db: full tiles, full bundles and how far they go. Derived from log.db: it may be lost, and is rebuilt."""
+"""tiles.db: full tiles, full bundles, how far they go, and the leaf index.
+
+Derived from log.db: it may be lost, and is rebuilt.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlog.server.errors import DamageError
+from tlog.server.storage import leaves
 from tlog.server.storage.database import DERIVED, Upkeep, connect
 from tlog.tile import TILE_WIDTH, Bundle, Tile
 
@@ -14,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE tile (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL CHECK (length(hashes) = 8192)) STRICT;
 CREATE TABLE bundle (id INTEGER PRIMARY KEY, gzip BLOB NOT NULL) STRICT;
 CREATE TABLE position (id INTEGER PRIMARY KEY CHECK (id = 0), size INTEGER NOT NULL) STRICT;
 INSERT INTO position VALUES (0, 0);
 """
+    + leaves.SCHEMA
+)
 
 _LEVEL_BITS = 6  # tile levels are 0 to 63
 

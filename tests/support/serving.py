@@ -1,0 +1,36 @@
+"""Servers with limits of their own, and bare connections to them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.server import Server
+
+
+class Serve(Protocol):
+    """Starts a server of a fresh log."""
+
+    def __call__(self, **limits: float) -> Server: ...
+
+
+def limit(data: Path, **limits: float) -> None:
+    """Set limits in the configuration of a log."""
+    lines = [f"{name} = {value}" for name, value in limits.items()]
+    with (data / "treehead.toml").open("a") as file:
+        file.write("\n".join(["", "[limits]", *lines, ""]))
+
+
+@asynccontextmanager
+async def dialled(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a bare connection, and close it afterwards."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()

@@ -1,0 +1,92 @@
+"""`tlogd serve` and `tlogd freeze`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tlog.server.cli.answer import config_option, entries, json_option, one_log, say, show_json
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tlogd serve --config log/treehead.toml
+  tlogd serve --config log/treehead.toml --host 0.0.0.0 --port 80
+  tlogd serve --config log/treehead.toml --read-only
+"""
+)
+@click.option(
+    "--config",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The treehead.toml of a log, or the file of a server of several.",
+)
+@click.option("--host", metavar="H", help="Address to listen on, instead of the configuration's.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="Port; 0 takes a free one and logs it.")
+@click.option("--read-only", is_flag=True, help="Take no entries; needs no key.")
+def serve(file: Path, host: str | None, port: int | None, *, read_only: bool) -> None:
+    """Serve a log, or several, until SIGTERM or SIGINT; a second one ends it at once."""
+    import uvloop
+
+    from tlog.server.api.serve import serve as run_server
+    from tlog.server.config import read_server_config
+
+    config = read_server_config(file)
+    where = host or config.http.host, config.http.port if port is None else port
+    uvloop.run(run_server(config, *where, read_only=read_only))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tlogd freeze --config log/treehead.toml --reason "moved to example.com/log2"
+  tlogd freeze --config log/treehead.toml --yes example.com/log
+"""
+)
+@config_option
+@click.option(
+    "--reason", default="", metavar="TEXT", help="Why, for people; one line in the entry, for everybody to see."
+)
+@click.option(
+    "--yes", metavar="ORIGIN", help="The log's origin: yes, that one. Needed where there is no terminal to ask."
+)
+@json_option
+def freeze(file: Path, reason: str, yes: str | None, *, as_json: bool) -> None:
+    """End a log FOR EVER, with a signed last entry. It is served on, read-only; this cannot be undone.
+
+    Stop the log first. The key is needed for this once more, and never again.
+    """
+    import uvloop
+
+    from tlog.errors import FormatError
+    from tlog.freeze import check_reason
+    from tlog.server.api.serve import configure_logging, exit_stopped
+    from tlog.server.freeze import freeze_log
+
+    config = one_log(file)
+    try:
+        check_reason(reason)
+    except FormatError as error:
+        raise click.UsageError(str(error)) from error
+    if yes is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"this ends the log for ever; if that is meant, say: --yes {config.origin}")
+        say(
+            f"This ends the log {config.origin} for ever: it takes no entry any more, and nobody can undo that.",
+            err=True,
+        )
+        yes = click.prompt("Type its origin to go on", err=True, type=str)
+    if yes != config.origin:
+        raise click.UsageError(f"{yes!r} is not the origin of this log; nothing was changed")
+    configure_logging()
+    placed = uvloop.run(freeze_log(config, reason, exit_stopped))
+    if as_json:
+        show_json({"origin": config.origin, "index": placed.index, "size": placed.head.size, "reason": reason})
+        return
+    say(f"The log {config.origin} ended with entry {placed.index}: it has {entries(placed.head.size)} for ever.")
+    say(f"Serve it on, read-only:\n\n  tlogd serve --config {file}")

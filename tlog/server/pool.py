@@ -1,0 +1,205 @@
+"""The pool: what was admitted and is not signed yet.
+
+A *submission* is what one request brings: one entry or many. It is sealed as a whole, so all of it is in one commit, or
+none. An entry equal to one that is under way joins it: both submissions place the same *waiting* entry, and only the
+first of them brings it. Whoever joins enters the pool after the one that it joined, so when a submission is sealed, the
+index of everything that it places is known.
+
+                 admit                    enter                   seal                    settle
+    submission ────────▶ (looked up in ────────▶ in the queue ────────▶ in a commit ────────▶ answered
+                          the leaf index)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tlog.server.idempotency import KeyRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tlog.server.idempotency import RequestKey
+    from tlog.server.limit import Limits
+    from tlog.server.storage import SignedHead
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An entry that is placed by one submission or by several.
+
+    Attributes:
+        entry: The entry.
+        leaf_hash: Its leaf hash, 32 bytes.
+        owner: The submission that brings it.
+        index: Its index; known once it is sealed, or found in the log; before that -1.
+        is_old: Whether the log had it before.
+    """
+
+    entry: bytes
+    leaf_hash: bytes
+    owner: Submission
+    index: int = -1
+    is_old: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """What one request brings; all of it is in one commit.
+
+    Attributes:
+        request: Its idempotency key, where it has one.
+        since: When it was admitted, on the clock of the event loop.
+        places: Each of its entries in order, and whether it is the one that brings it.
+        brought: The entries that it appends.
+        answers: Those who wait for the head that contains all of it; never shared, because a waiter may be cancelled.
+        resolved: Set when its entries were looked up; None where that took no waiting.
+        head: The head that contains all of it, once it is signed.
+        failure: Why it was given up.
+    """
+
+    request: RequestKey | None
+    since: float
+    places: list[tuple[Waiting, bool]] = field(default_factory=list)
+    brought: list[Waiting] = field(default_factory=list)
+    answers: list[asyncio.Future[SignedHead]] = field(default_factory=list)
+    resolved: asyncio.Event | None = None
+    head: SignedHead | None = None
+    failure: Exception | None = None
+
+    def answer(self) -> asyncio.Future[SignedHead]:
+        """Return a future of one's own for the head that contains all of it."""
+        future: asyncio.Future[SignedHead] = asyncio.get_running_loop().create_future()
+        if self.head is not None:
+            future.set_result(self.head)
+        elif self.failure is not None:
+            future.set_exception(self.failure)
+        else:
+            self.answers.append(future)
+        return future
+
+    def owners(self) -> set[Submission]:
+        """Return the other submissions whose entries it places."""
+        return {one.owner for one, _ in self.places if one.owner is not self}
+
+    def record(self) -> KeyRecord | None:
+        """Return what is kept under its idempotency key, once every index is known."""
+        if self.request is None:
+            return None
+        return KeyRecord(self.request, tuple(one.index for one, _ in self.places))
+
+
+class Pool:
+    """Submissions in their order, bounded in entries and bytes. Owned by the event loop.
+
+    Attributes:
+        entries: Entries that were admitted and are not in a commit yet.
+        bytes: Their bytes.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        """Begin empty."""
+        self.entries = 0
+        self.bytes = 0
+        self._limits = limits
+        self._pending: dict[bytes, Waiting] = {}
+        self._open: dict[int, Submission] = {}  # by id, in the order of admission
+        self._queue: list[Submission] = []
+
+    def is_full(self) -> bool:
+        """Return whether no more may be admitted."""
+        return self.entries >= self._limits.pool_entries or self.bytes >= self._limits.pool_bytes
+
+    def has_entered(self) -> bool:
+        """Return whether there is something to seal."""
+        return bool(self._queue)
+
+    def oldest(self) -> float | None:
+        """Return when the oldest submission was admitted that is not answered; None where there is none."""
+        return next((submission.since for submission in self._open.values()), None)
+
+    def open(self, request: RequestKey | None, since: float) -> Submission:
+        """Admit an empty submission."""
+        submission = Submission(request, since)
+        self._open[id(submission)] = submission
+        return submission
+
+    def pending(self, leaf_hash: bytes) -> Waiting | None:
+        """Return the entry of that leaf hash that is under way."""
+        return self._pending.get(leaf_hash)
+
+    def bring(self, submission: Submission, entry: bytes, leaf_hash: bytes, *, joinable: bool) -> Waiting:
+        """Add an entry to a submission; equal ones may join it from now on."""
+        waiting = Waiting(entry, leaf_hash, submission)
+        submission.brought.append(waiting)
+        submission.places.append((waiting, True))
+        if joinable:
+            self._pending[leaf_hash] = waiting
+        self.entries += 1
+        self.bytes += len(entry)
+        return waiting
+
+    def found(self, waiting: Waiting, index: int) -> None:
+        """Take an entry out again that the log has already."""
+        waiting.index, waiting.is_old = index, True
+        waiting.owner.brought.remove(waiting)
+        self._forget(waiting)
+        self._count([waiting])
+
+    def enter(self, submission: Submission) -> None:
+        """Queue a submission whose entries are all new."""
+        self._queue.append(submission)
+
+    def seal(self) -> list[Submission]:
+        """Take the oldest submissions out of the queue, up to the size of a commit; at least one."""
+        size = taken = 0
+        for submission in self._queue:
+            size += sum(len(one.entry) for one in submission.brought)
+            if taken and size > self._limits.batch_bytes:
+                break
+            taken += 1
+        sealed, self._queue = self._queue[:taken], self._queue[taken:]
+        for submission in sealed:
+            self._count(submission.brought)
+        return sealed
+
+    def settle(self, submission: Submission, head: SignedHead) -> None:
+        """Answer those who wait for a submission."""
+        submission.head = head
+        self._close(submission)
+        for answer in submission.answers:
+            if not answer.done():
+                answer.set_result(head)
+
+    def give_up(self, submission: Submission, failure: Exception) -> None:
+        """Tell those who wait for a submission that did not enter that it will not be signed."""
+        self._count(submission.brought)
+        self._fail(submission, failure)
+
+    def abandon(self, failure: Exception) -> None:
+        """Tell everybody who still waits; what was sealed may be durable all the same."""
+        for submission in list(self._open.values()):
+            self._fail(submission, failure)
+
+    def _fail(self, submission: Submission, failure: Exception) -> None:
+        submission.failure = failure
+        self._close(submission)
+        for answer in submission.answers:
+            if not answer.done():
+                answer.set_exception(failure)
+
+    def _close(self, submission: Submission) -> None:
+        self._open.pop(id(submission), None)
+        for waiting in submission.brought:
+            self._forget(waiting)
+
+    def _forget(self, waiting: Waiting) -> None:
+        if self._pending.get(waiting.leaf_hash) is waiting:
+            del self._pending[waiting.leaf_hash]
+
+    def _count(self, left: Iterable[Waiting]) -> None:
+        for waiting in left:
+            self.entries -= 1
+            self.bytes -= len(waiting.entry)
