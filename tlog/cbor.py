@@ -10,6 +10,7 @@ order is made here. Reading re-encodes and compares: exactly one byte string sta
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Never, TypeAlias, cast
 
 import cbor2
@@ -82,8 +83,13 @@ def _ordered(value: object, depth: int) -> Value:
         return [_ordered(item, depth - 1) for item in value]
     if not all(isinstance(key, (int, str)) and not isinstance(key, bool) for key in value):
         raise FormatError("map key is neither text nor an integer")
-    keys = sorted(value, key=lambda key: cbor2.dumps(_ordered(key, 0)))
+    keys = sorted(value, key=_encoded_key)
     return {key: _ordered(value[key], depth - 1) for key in keys}
+
+
+@lru_cache(maxsize=256)  # the keys of a format are few, and come again with each value
+def _encoded_key(key: int | str) -> bytes:
+    return cbor2.dumps(_ordered(key, 0))
 
 
 def _utf8(text: str) -> str:

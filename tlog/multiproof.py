@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlog.errors import VerificationError
-from tlog.merkle import HASH_SIZE, MAX_SIZE, Node, inclusion_nodes, inclusion_proof, node_hash, subtree_nodes
+from tlog.merkle import HASH_SIZE, MAX_SIZE, Node, node_hash, subtree_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 def multiproof_nodes(indexes: Collection[int], size: int) -> list[Node]:
@@ -93,13 +93,28 @@ def verify_multiproof(leaves: Mapping[int, bytes], size: int, proof: Sequence[by
     return nodes
 
 
-def cut_inclusion_proof(index: int, size: int, nodes: Mapping[Node, bytes]) -> list[bytes]:
-    """Return the inclusion proof of one of the leaves, from the nodes that `verify_multiproof` returned.
+def cut_inclusion_proofs(indexes: Iterable[int], size: int, nodes: Mapping[Node, bytes]) -> Iterator[list[bytes]]:
+    """Yield the inclusion proof of each of the leaves, from the nodes that `verify_multiproof` returned.
+
+    Within its peak a leaf has its own siblings. What follows is the same for all leaves of a peak, and is folded once:
+    the peaks to its right as one hash, and then those to its left, the nearest first.
 
     Raises:
-        KeyError: The leaf is not one of those that were proven.
+        KeyError: A leaf is not one of those that were proven.
     """
-    return inclusion_proof(index, size, [nodes[node] for node in inclusion_nodes(index, size)])
+    peaks = subtree_nodes(0, size)
+    rest = {peak: _above(at, [nodes[node] for node in peaks]) for at, peak in enumerate(peaks)}
+    for index in indexes:
+        peak = next(one for one in peaks if index >> one[0] == one[1])
+        yield [nodes[level, index >> level ^ 1] for level in range(peak[0])] + rest[peak]
+
+
+def _above(at: int, peaks: Sequence[bytes]) -> list[bytes]:
+    """Return the part of an inclusion proof that is above the peak of that number."""
+    right = list(peaks[at + 1 :])
+    while len(right) > 1:
+        right.append(node_hash(right.pop(-2), right.pop()))
+    return right + list(peaks[:at])[::-1]
 
 
 def _check_indexes(indexes: Collection[int], size: int) -> None:

@@ -16,13 +16,14 @@ from tlog.errors import CouldNotCheckError, FormatError, VerificationError
 from tlog.fetch import (
     MAX_BATCH_BYTES,
     MAX_BATCH_ENTRIES,
+    BatchAnswer,
     fetch_add,
     fetch_add_batch,
     fetch_checkpoint,
     fetch_entry,
 )
 from tlog.merkle import leaf_hash, verify_inclusion
-from tlog.multiproof import cut_inclusion_proof, verify_multiproof
+from tlog.multiproof import cut_inclusion_proofs, verify_multiproof
 from tlog.policy import Policy
 from tlog.proof import TlogProof
 from tlog.reader import read_entries
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tlog.checkpoint import Checkpoint
-    from tlog.fetch import Answer, BatchAnswer, Fetching
+    from tlog.fetch import Answer, Fetching
     from tlog_client.state import Signed
 
 DEFAULT_STATE_DIR = "$XDG_STATE_HOME/treehead"
@@ -52,18 +53,24 @@ BUNDLES = 8
 
 
 class UncheckedError(CouldNotCheckError):
-    """The log answered that it appended entries, and something was missing to check it: do not add them again.
+    """The log answered that it appended entries, and something was missing to check it.
+
+    Do not add them again: `AsyncLog.complete` and `Log.complete` check the same answer later.
 
     Attributes:
         answer: What the log said, with indexes and checkpoint.
+        entries: The entries.
+        is_new: Whether the log said that one entry, added by itself, was new.
         indexes: The indexes of the entries, in their order.
     """
 
-    def __init__(self, message: str, *, answer: Answer | BatchAnswer, indexes: tuple[int, ...]) -> None:
+    def __init__(self, message: str, *, answer: Answer | BatchAnswer, entries: Sequence[bytes], is_new: bool) -> None:
         """Keep the answer."""
         super().__init__(message)
         self.answer = answer
-        self.indexes = indexes
+        self.entries = entries
+        self.is_new = is_new
+        self.indexes = _indexes(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +145,7 @@ class Flows:
         _check_entries([entry])
         _check_key(key)
         answer, is_new = yield from fetch_add(entry, self.trust.size, key)
-        try:
-            head = yield from self._verify(answer, entry)
-        except CouldNotCheckError as error:
-            raise _unchecked(answer, (answer.index,), error) from error
-        return Added(answer.index, answer.leaf_hash, answer.tlog_proof(), head, is_new)
+        return (yield from self._check(answer, [entry], is_new=is_new))[0]
 
     def add_many(self, entries: Sequence[bytes], key: str | None = None) -> Fetching[list[Added]]:
         """Append entries with one request; see `AsyncLog.add_many`."""
@@ -151,10 +154,11 @@ class Flows:
         if not entries:
             return []
         answer = yield from fetch_add_batch(entries, self.trust.size, key)
-        try:
-            return (yield from self._verify_batch(answer, entries))
-        except CouldNotCheckError as error:
-            raise _unchecked(answer, tuple(result.index for result in answer.results), error) from error
+        return (yield from self._check(answer, entries))
+
+    def complete(self, error: UncheckedError) -> Fetching[list[Added]]:
+        """Check an answer again; see `AsyncLog.complete`."""
+        return (yield from self._check(error.answer, error.entries, is_new=error.is_new))
 
     def get(self, index: int) -> Fetching[Fetched]:
         """Return the entry at an index; see `AsyncLog.get`."""
@@ -189,6 +193,24 @@ class Flows:
         """Write what is trusted."""
         yield from self.trust.close()
 
+    def _check(
+        self, answer: Answer | BatchAnswer, entries: Sequence[bytes], *, is_new: bool = False
+    ) -> Fetching[list[Added]]:
+        """Verify what the log says of entries that it appended.
+
+        Raises:
+            UncheckedError: Something is missing.
+        """
+        try:
+            if isinstance(answer, BatchAnswer):
+                return (yield from self._verify_batch(answer, entries))
+            head = yield from self._verify(answer, entries[0])
+        except CouldNotCheckError as error:
+            place = f"the entry at index {_indexes(answer)[0]}" if len(entries) == 1 else f"{len(entries)} entries"
+            message = f"the log says that it appended {place}; that could not be checked: {error}"
+            raise UncheckedError(message, answer=answer, entries=entries, is_new=is_new) from error
+        return [Added(answer.index, answer.leaf_hash, answer.tlog_proof(), head, is_new)]
+
     def _verify(self, answer: Answer, entry: bytes) -> Fetching[Checkpoint]:
         signed = self.trust.open(answer.checkpoint)
         if answer.leaf_hash != leaf_hash(entry):
@@ -203,12 +225,17 @@ class Flows:
         head = signed.head
         nodes = verify_multiproof(_leaves(answer, entries), head.size, answer.proof, head.root)
         yield from self.trust.accept(signed, answer.consistency)
-        added: list[Added] = []
-        for result in answer.results:
-            hashes = tuple(cut_inclusion_proof(result.index, head.size, nodes))
-            proof = TlogProof(result.index, hashes, answer.checkpoint)
-            added.append(Added(result.index, result.leaf_hash, proof, head, result.is_new))
-        return added
+        proofs = cut_inclusion_proofs([result.index for result in answer.results], head.size, nodes)
+        return [
+            Added(
+                result.index,
+                result.leaf_hash,
+                TlogProof(result.index, tuple(hashes), answer.checkpoint),
+                head,
+                result.is_new,
+            )
+            for result, hashes in zip(answer.results, proofs, strict=True)
+        ]
 
 
 def _leaves(answer: BatchAnswer, entries: Sequence[bytes]) -> dict[int, bytes]:
@@ -232,10 +259,9 @@ def _leaves(answer: BatchAnswer, entries: Sequence[bytes]) -> dict[int, bytes]:
     return leaves
 
 
-def _unchecked(answer: Answer | BatchAnswer, indexes: tuple[int, ...], error: CouldNotCheckError) -> UncheckedError:
-    place = f"the entry at index {indexes[0]}" if len(indexes) == 1 else f"{len(indexes)} entries"
-    message = f"the log says that it appended {place}; that could not be checked: {error}"
-    return UncheckedError(message, answer=answer, indexes=indexes)
+def _indexes(answer: Answer | BatchAnswer) -> tuple[int, ...]:
+    results = answer.results if isinstance(answer, BatchAnswer) else (answer,)
+    return tuple(result.index for result in results)
 
 
 def batch_bytes(entries: Sequence[bytes]) -> int:

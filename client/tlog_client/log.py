@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tlog.checkpoint import Checkpoint
     from tlog.fetch import Fetching
     from tlog.policy import Policy
-    from tlog_client.flow import Added, Fetched, Published
+    from tlog_client.flow import Added, Fetched, Published, UncheckedError
     from tlog_client.run import T
 
 
@@ -116,6 +116,14 @@ class AsyncLog:
             UncheckedError: The log says that it appended the entries, and something was missing to check it.
         """
         return await self._runner.run(self._flows.add_many(entries, key))
+
+    async def complete(self, error: UncheckedError) -> list[Added]:
+        """Check what could not be checked when entries were added, without adding anything.
+
+        Raises:
+            UncheckedError: Something is still missing.
+        """
+        return await self._runner.run(self._flows.complete(error))
 
     async def get(self, index: int) -> Fetched:
         """Return the entry at a zero-based index.
@@ -212,6 +220,10 @@ class Log:
     def add_many(self, entries: Sequence[bytes], *, key: str | None = None) -> list[Added]:
         """Append entries with one request; as `AsyncLog.add_many`."""
         return self._run(self._flows.add_many(entries, key))
+
+    def complete(self, error: UncheckedError) -> list[Added]:
+        """Check what could not be checked when entries were added; as `AsyncLog.complete`."""
+        return self._run(self._flows.complete(error))
 
     def get(self, index: int) -> Fetched:
         """Return the entry at an index; as `AsyncLog.get`."""

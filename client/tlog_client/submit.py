@@ -1,11 +1,11 @@
 """Submitting any number of entries: read as they come, sent in batches, reported in their order.
 
-A thread of its own reads, because stdin may be silent for hours. What it has read so far goes into the next batch as
-soon as fewer than four are under way: so a slow input is sent entry by entry at once, and a fast one in full batches.
-It stays at most one full batch ahead, and batches are held until those before them are reported, so memory is bounded.
+A thread of its own reads, because stdin may be silent for hours. What it has read while a batch was under way is the
+next batch: so a slow input is sent entry by entry at once, and a fast one in full batches. It stays at most one full
+batch ahead, so memory is bounded. One batch is under way at a time, so that the log has the order of the input.
 
 Each batch has an Idempotency-Key of its own, drawn at random, and is sent again with it when the log is away or busy:
-an answer that was lost does not append anything twice.
+an answer that was lost does not append anything twice. An answer that came and could not be checked is checked again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tlog.errors import CouldNotCheckError, FormatError, PushbackError, RefusedE
 from tlog.fetch import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 from tlog.tile import MAX_ENTRY_SIZE
 from tlog_client.failure import UnreachableError
-from tlog_client.flow import batch_bytes
+from tlog_client.flow import UncheckedError, batch_bytes
 from tlog_client.patience import Patience
 from tlog_client.run import OptionError
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from tlog_client.flow import Added
     from tlog_client.log import AsyncLog
-
-MAX_IN_FLIGHT = 4
-"""Most batches that were sent and are not reported."""
 
 MAX_TRIES = 8
 """How often a batch is sent to a log that is away or busy: for about a minute, or as long as the log asks for."""
@@ -169,39 +166,14 @@ class Submission:
         """Add entries, and report each in the order of the input.
 
         Raises:
-            TreeheadError: The first that failed; those after it may have been appended all the same.
+            TreeheadError: A batch failed; its entries may have been appended all the same.
         """
         reader = _Reader(entries)
-        under_way: asyncio.Queue[asyncio.Task[list[Added]] | None] = asyncio.Queue()
-        tasks: set[asyncio.Task[list[Added]]] = set()
-        room = asyncio.Semaphore(MAX_IN_FLIGHT)
-
-        async def send() -> None:
-            try:
-                while True:
-                    await room.acquire()
-                    if not (batch := await reader.next_batch(self._most)):
-                        return
-                    self.sent += len(batch)
-                    task = asyncio.create_task(self._add(batch))
-                    tasks.add(task)
-                    under_way.put_nowait(task)
-            finally:
-                under_way.put_nowait(None)
-
-        sending = asyncio.create_task(send())
-        try:
-            while (task := await under_way.get()) is not None:
-                for added in await task:
-                    self._report(added)
-                    self.reported += 1
-                tasks.discard(task)
-                room.release()
-            await sending
-        finally:
-            for left in (sending, *tasks):
-                left.cancel()
-            await asyncio.gather(sending, *tasks, return_exceptions=True)
+        while batch := await reader.next_batch(self._most):
+            self.sent += len(batch)
+            for added in await self._add(batch):
+                self._report(added)
+                self.reported += 1
 
     async def _add(self, batch: list[bytes]) -> list[Added]:
         """Add a batch, with one key for all tries; a batch that is too large for this log in two halves.
@@ -209,28 +181,36 @@ class Submission:
         Raises:
             TreeheadError: As `AsyncLog.add_many`.
         """
-        key, patience = secrets.token_urlsafe(24), Patience()
+        key, patience, unchecked = secrets.token_urlsafe(24), Patience(), None
         for _ in range(MAX_TRIES - 1):
             try:
-                return self._came(await self._log.add_many(batch, key=key))
+                return await self._try(batch, key, unchecked)
             except RefusedError as error:
                 if error.status != 413 or len(batch) == 1:
                     raise
                 half = self._most = len(batch) // 2
                 return [*(await self._add(batch[:half])), *(await self._add(batch[half:]))]
+            except UncheckedError as error:
+                unchecked = error
+                await self._wait(patience, error)
             except (PushbackError, UnavailableError) as error:
                 if isinstance(error, UnreachableError) and not self._has_answered:
                     raise  # nobody was there from the beginning: the address is wrong, and nothing was sent
-                delay = patience.delay(error)
-                if not self._is_away:
-                    self._is_away = True
-                    self._notice(error)
-                await asyncio.sleep(delay)
-        return self._came(await self._log.add_many(batch, key=key))
+                await self._wait(patience, error)
+        return await self._try(batch, key, unchecked)
 
-    def _came(self, added: list[Added]) -> list[Added]:
+    async def _try(self, batch: list[bytes], key: str, unchecked: UncheckedError | None) -> list[Added]:
+        """Add a batch; where the log says already that it did, only check that."""
+        added = await (self._log.complete(unchecked) if unchecked else self._log.add_many(batch, key=key))
         self._has_answered, self._is_away = True, False
         return added
+
+    async def _wait(self, patience: Patience, error: CouldNotCheckError) -> None:
+        delay = patience.delay(error)
+        if not self._is_away:
+            self._is_away = True
+            self._notice(error)
+        await asyncio.sleep(delay)
 
 
 async def submit_all(log: AsyncLog, entries: Iterator[bytes], report: Callable[[Added], None]) -> None:

@@ -19,7 +19,7 @@ from tests.support.wire import head_of
 from tlog.cbor import decode, encode
 from tlog.errors import FormatError
 from tlog.fetch import parse_batch_answer
-from tlog.multiproof import cut_inclusion_proof, verify_multiproof
+from tlog.multiproof import cut_inclusion_proofs, verify_multiproof
 from tlog.server.api.batch import parse_batch
 from tlog.server.errors import TooLargeError
 from tlog.server.limit import Limits
@@ -57,7 +57,7 @@ async def test_a_batch_is_appended_in_order_in_one_commit(api: Api) -> None:
     nodes = verify_multiproof(
         {index: leaf(entry) for index, entry in enumerate(entries, start=700)}, 1000, body["proof"], tree.mth(0, 1000)
     )
-    assert cut_inclusion_proof(777, 1000, nodes) == tree.path(777, 0, 1000)
+    assert list(cut_inclusion_proofs([777], 1000, nodes)) == [tree.path(777, 0, 1000)]
     assert [(await api.log.read_entry(index))[0] for index in (700, 999)] == [entries[0], entries[-1]]
     assert encode(decode(response.body)) == response.body, "not deterministic"
     assert parse_batch_answer(response.body).format() == response.body

@@ -307,7 +307,7 @@ async def test_a_closing_log_takes_nothing_and_still_serves(api: Api) -> None:
 
 
 async def test_a_retry_after_is_only_sent_where_it_is_known(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(_: str | None) -> None:
         raise PushbackError("later")
 
     monkeypatch.setattr(api.log, "check_admission", refuse)

@@ -137,7 +137,7 @@ async def test_a_defect_says_nothing_about_the_inside(api: Api, monkeypatch: pyt
 
 
 async def test_a_wait_is_told_only_where_it_is_known(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(_: str | None) -> None:
         raise PushbackError("later", retry_after=7)
 
     monkeypatch.setattr(api.log, "check_admission", refuse)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import Server, init_log
-from tlog.errors import CouldNotCheckError
 from tlog.policy import Policy
 from tlog.proof import verify_proof
 from tlog_client import Added, AsyncLog, Log
@@ -91,7 +90,7 @@ async def test_a_stream_of_lines_is_appended_once_each_whenever_the_server_is_ki
     config.write_text("dedup = false\n" + config.read_text())
     entries = [b"same line" if number % 2 else b"line %d" % number for number in range(30_000)]
     added: list[Added] = []
-    notices: list[CouldNotCheckError] = []
+    notices: list[Exception] = []
     with Server(tmp_path / "log") as server:
         async with AsyncLog(url_of(server), vkey, state_dir=None) as log:
             submission = Submission(log, added.append, notices.append)

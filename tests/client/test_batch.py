@@ -238,6 +238,42 @@ def test_a_batch_that_could_not_be_checked_says_its_indexes() -> None:
         drive(log, flows.add_many(NEW))
     assert caught.value.indexes == tuple(range(300, 307))
     assert "7 entries" in str(caught.value)
+    with pytest.raises(UncheckedError):
+        drive(log, flows.complete(caught.value))
+    log.lies.clear()
+    assert [one.index for one in drive(log, flows.complete(caught.value))] == list(range(300, 307))
+    assert log.size == 307
+
+
+def test_a_single_entry_that_could_not_be_checked_is_checked_later() -> None:
+    log = SimulatedLog.of_size(300)
+    flows = flows_of(log)
+    drive(log, flows.checkpoint())
+    log.lies["tile/"] = always(404)
+    log.lies["v1/entries"] = answering(consistency={"from": 299, "proof": []})
+    with pytest.raises(UncheckedError) as caught:
+        drive(log, flows.add(b"mine"))
+    log.lies.clear()
+    (added,) = drive(log, flows.complete(caught.value))
+    assert (added.index, added.is_new, log.size) == (300, True, 301)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_that_could_not_be_checked_is_checked_again_and_never_sent_again() -> None:
+    log = SimulatedLog.of_size(300)
+    log.keys = None  # a log that knows no such keys would append it again
+    misses = iter(range(7))
+    log.lies["tile/"] = lambda request, response: (
+        response if next(misses, None) is None else always(500)(request, response)
+    )
+    log.lies[BATCH] = answering(consistency={"from": 299, "proof": []})
+    with serving(log) as url:
+        async with AsyncLog(url, log.vkey, state_dir=None) as client:
+            await client.checkpoint()
+            added: list[Added] = []
+            await submit_all(client, iter(NEW), added.append)
+    assert log.size == 307
+    assert len(added) == 7
 
 
 def test_what_no_log_takes_is_refused_before_anything_is_sent() -> None:

@@ -350,7 +350,14 @@ def test_help_shows_the_exit_codes_and_every_command_an_example(capsys: pytest.C
     assert list(MEANINGS) == list(ExitCode)
     for command in cli.COMMANDS:
         assert run([command, "--help"]) == 0
-        assert f"tlog {command}" in capsys.readouterr().out.partition("Examples:\n    ")[2]
+        shown = capsys.readouterr().out
+        assert f"tlog {command}" in shown.partition("Examples:\n    ")[2]
+        assert "--json" in shown or command == "trust"
+    for command in ("show", "add", "remove"):
+        assert run(["trust", command, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert f"tlog trust {command}" in shown.partition("Examples:\n    ")[2]
+        assert "--json" in shown
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

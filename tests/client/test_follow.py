@@ -266,6 +266,17 @@ def test_the_sync_log_follows_by_polling_across_outages() -> None:
     assert len(notices) == 1
 
 
+async def test_who_leaves_early_leaves_nothing_behind() -> None:
+    log = SimulatedLog.of_size(900)
+    async with streaming(log) as (_, url), AsyncLog(url, log.vkey, state_dir=None) as client:
+        async for head in client.follow():
+            assert head.size == 900
+            break
+        async for published in client.tail(7):
+            assert published.index == 7
+            break
+
+
 # Entries.
 
 

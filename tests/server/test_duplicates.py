@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.server.test_sequencer import log_in_memory, settle
 from tests.support.writing import leaves
-from tlog.errors import NotFoundError, PushbackError
+from tlog.errors import PushbackError
 from tlog.server.errors import DamageError, KeyReusedError, ReadOnlyError, StoppedError, TooLargeError
 from tlog.server.idempotency import KEY_MS
 
@@ -83,22 +84,32 @@ async def test_after_a_failed_commit_an_equal_entry_is_not_answered_either() -> 
                 await task
 
 
-async def test_what_is_in_the_leaf_index_alone_is_found_there_and_compared_byte_for_byte(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_what_is_in_the_leaf_index_alone_is_compared_with_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     async with log_in_memory() as log:
         await log.many(*(b"%d" % number for number in range(256)))
-        hidden = log.leaves._recent.copy()
         log.leaves._recent.clear()
-        found = [list(hidden.items())[7][1]]
 
-        async def candidates(_: object) -> list[list[int]]:
-            return [[3, 5, *found]]
+        async def candidates(leaf_hashes: Sequence[bytes]) -> list[list[int]]:
+            return [[3, 5, 7] for _ in leaf_hashes]
 
         monkeypatch.setattr(log.sequencer.admission._found, "_candidates", candidates)
         monkeypatch.setattr(log.sequencer.admission._found, "may_be_stored", lambda _: True)
         assert indexes([await log.one(b"7")]) == [(7, False)]
         assert indexes([await log.one(b"new")]) == [(256, True)]
+
+
+async def test_a_leaf_index_that_names_what_is_not_there_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with log_in_memory() as log:
+        await log.many(b"a", b"b")
+
+        async def candidates(_: object) -> list[list[int]]:
+            return [[2]]
+
+        monkeypatch.setattr(log.sequencer.admission._found, "_candidates", candidates)
+        monkeypatch.setattr(log.sequencer.admission._found, "may_be_stored", lambda _: True)
+        with pytest.raises(DamageError):
+            await log.one(b"c")
+        assert log.leaves._is_damaged
 
 
 async def test_those_who_join_an_entry_that_is_looked_up_share_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +119,9 @@ async def test_those_who_join_an_entry_that_is_looked_up_share_what_is_found(mon
         monkeypatch.setattr(log.sequencer.admission._found, "may_be_stored", lambda _: True)
         gate = asyncio.Event()
 
-        async def find(wanted: Sequence[tuple[bytes, bytes]]) -> list[int | None]:
+        async def find(leaf_hashes: Sequence[bytes]) -> list[int | None]:
             await gate.wait()
-            return [0 if entry == b"old" else None for _, entry in wanted]
+            return [0 if leaf == leaves([b"old"])[0] else None for leaf in leaf_hashes]
 
         monkeypatch.setattr(log.sequencer.admission._found, "find", find)
         first = log.many(b"old", b"new")
@@ -189,7 +200,7 @@ async def test_the_key_of_a_request_that_appended_nothing_counts_too() -> None:
 
 
 async def test_keys_are_bounded_and_one_that_counts_is_never_forgotten() -> None:
-    async with log_in_memory(key_bytes=600) as log:
+    async with log_in_memory(key_bytes=900) as log:
         await log.many(b"a", key="1")
         await log.many(b"b", key="2")
         with pytest.raises(PushbackError) as caught:
@@ -226,16 +237,60 @@ async def test_a_batch_is_refused_whole_where_it_is_too_large() -> None:
 async def test_at_its_largest_size_the_log_takes_no_more() -> None:
     async with log_in_memory(tree_size=3) as log:
         await log.many(b"a", b"b", b"c")
-        with pytest.raises(ReadOnlyError, match="3 entries"):
+        with pytest.raises(ReadOnlyError, match="takes 3 at most"):
             await log.one(b"d")
 
 
-async def test_an_entry_is_found_by_its_leaf_hash() -> None:
+async def test_the_first_index_of_a_leaf_hash_is_found() -> None:
     async with log_in_memory(dedup=False) as log:
         await log.many(b"a", b"b", b"b")
-        assert await log.sequencer.admission._found.find_leaf(leaves([b"b"])[0]) == 1
-        with pytest.raises(NotFoundError):
-            await log.sequencer.admission._found.find_leaf(leaves([b"c"])[0])
+        assert await log.sequencer.admission._found.find(leaves([b"b", b"c", b"a"])) == [1, None, 0]
+
+
+async def test_a_record_of_other_entries_is_not_repeated() -> None:
+    async with log_in_memory() as log:
+        await log.many(b"a", b"b", key="k")
+        ((record, time_ms),) = log.keys._records.values()
+        log.keys.put(replace(record, indexes=(1, 0)), time_ms)
+        with pytest.raises(DamageError, match="other entries"):
+            await log.many(b"a", b"b", key="k")
+        log.keys.put(replace(record, indexes=(0, 2)), time_ms)
+        with pytest.raises(DamageError, match="other entries"):
+            await log.many(b"a", b"b", key="k")
+
+
+async def test_what_is_in_a_commit_counts_for_the_largest_size() -> None:
+    async with log_in_memory(tree_size=5) as log:
+        held = await log.hold()
+        tasks = [log.many(b"a", b"b"), log.many(b"c")]
+        await settle()
+        with pytest.raises(ReadOnlyError):
+            await log.many(b"d", b"e")
+        log.thread.gate.set()
+        await asyncio.gather(held, *tasks)
+        assert indexes(await log.many(b"d")) == [(4, True)]
+        with pytest.raises(ReadOnlyError):
+            await log.one(b"e")
+
+
+async def test_entries_that_join_count_for_the_pool() -> None:
+    async with log_in_memory(pool_entries=4) as log:
+        _ = await log.hold()
+        joined = [log.many(*[b"held"] * 4) for _ in range(4)]
+        await settle()
+        with pytest.raises(PushbackError):
+            await log.one(b"x")
+        log.thread.gate.set()
+        await asyncio.gather(*joined)
+        assert log.sequencer.pool.places == 0
+        assert (await log.one(b"x")).index == 1
+
+
+async def test_large_entries_that_wait_for_the_follower_are_bounded_in_bytes() -> None:
+    async with log_in_memory(lag_bytes=100) as log:
+        await log.many(b"a" * 60, b"b" * 60)
+        with pytest.raises(PushbackError):
+            await log.one(b"c")
 
 
 async def test_who_waits_for_a_head_gets_the_first_that_is_larger() -> None:

@@ -105,7 +105,7 @@ async def test_a_merge_that_did_not_end_leaves_the_old_runs_and_is_swept(monkeyp
 async def test_buckets_of_replaced_runs_are_swept_at_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index()
     await index.grow(RUN * 8)
-    monkeypatch.setattr(store_module.Merge, "sweep", lambda _: None)
+    monkeypatch.setattr(store_module.LeafStore, "sweep_some", lambda *_: False)
     while await index.index.merge():
         pass
     await index.check()
@@ -149,9 +149,26 @@ async def test_runs_that_leave_a_gap_are_damage(damage: object) -> None:
         index.store.runs()
 
 
-async def test_a_lost_bucket_is_damage_and_not_an_entry_that_is_new() -> None:
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM leaf_bucket", "UPDATE leaf_bucket SET items = CAST(items || x'00' AS BLOB)"]
+)
+async def test_a_damaged_bucket_is_damage_and_not_an_entry_that_is_new(damage: str) -> None:
     index = Index()
     await index.grow(RUN)
-    index.database.execute("DELETE FROM leaf_bucket")
+    index.database.execute(damage)
     with pytest.raises(DamageError):
         await index.find(leaf(3))
+
+
+async def test_a_damaged_index_is_merged_no_further_and_built_anew_at_the_next_start() -> None:
+    index = Index()
+    await index.grow(RUN * 8)
+    assert index.database.execute("SELECT count(*) FROM position").fetchone() == (1,)
+    index.database.execute("DELETE FROM leaf_bucket WHERE id & 255 = 40")
+    steps = 0
+    while await index.index.merge():
+        steps += 1
+    assert steps == 2
+    assert index.database.execute("SELECT count(*) FROM position").fetchone() == (0,)
+    await index.grow(RUN * 9)
+    assert not await index.index.merge()

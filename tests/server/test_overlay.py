@@ -14,9 +14,9 @@ from tests.support.static import addresses, content, every_width, framed
 from tests.support.writing import Thread, memory_tiles
 from tlog.edge import Edge, Growth, extend
 from tlog.errors import NotFoundError
+from tlog.server.derived import _open_overlay
 from tlog.server.follower import derive, encoded, gunzip
 from tlog.server.overlay import Overlay
-from tlog.server.startup import _open_overlay
 from tlog.server.tree import Tree as ServedTree
 from tlog.tile import Bundle, Tile
 

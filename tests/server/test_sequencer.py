@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,8 @@ from tlog.server.errors import CommitError, StoppedError, TooLargeError
 from tlog.server.idempotency import Keys, request_key
 from tlog.server.limit import Limits
 from tlog.server.overlay import Overlay
-from tlog.server.sequencer import End, Sequencer
+from tlog.server.sequencer import Clock, End, Sequencer
+from tlog.server.space import Space
 from tlog.server.storage.leaves import LeafStore
 from tlog.server.tree import Tree as VisibleTree
 
@@ -53,8 +55,9 @@ class Log:
         self.now_ms = 1000
         tree = VisibleTree(self.overlay, self.reader, memory_tiles())
         duplicates = Duplicates(self.overlay, tree, self.leaves, self.reader, LeafStore(memory_database()))
-        end = End(self.thread, commit, head, self.overlay, duplicates, self.keys)
-        self.sequencer = Sequencer(end, limits, self.clock_ms, dedup=dedup)
+        space = Space([Path("/")], 0)
+        end = End(self.thread, commit, head, self.overlay, duplicates, self.keys, space)
+        self.sequencer = Sequencer(end, limits, Clock(self.clock_ms, self.clock_ms), dedup=dedup)
         self.run = asyncio.create_task(self.sequencer.run())
 
     def clock_ms(self) -> int:

@@ -31,7 +31,7 @@ class MemoryStorage:
     def segment_at(self, index: int) -> Segment | None:
         return next((segment for segment in self.segments if segment.first <= index < segment.end), None)
 
-    def entries(self, start: int, end: int) -> list[bytes]:
+    def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:  # noqa: ARG002
         if end > self.size():
             raise StartRefusedError(f"no entry {end - 1}")
         return [entry for segment in self.segments for entry in unframed(segment.entries)][start:end]

@@ -106,6 +106,24 @@ def test_a_problem_is_told_in_printable_characters(value: object, said: str) -> 
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (encode({-1: "Too large", 7807: {0: "urn:x", 1: 413}}), ": Too large"),
+        (encode({-1: "Too large", -2: "70000\x1b bytes"}), ": 70000 bytes"),
+        (encode({-2: b"bytes"}), ""),
+        (encode(["x"]), ""),
+        (b'{"detail": "x"}', ""),
+        (b"", ""),
+        (b"\x81" * 60_000, ""),
+    ],
+)
+def test_a_problem_in_cbor_is_told_too(body: bytes, said: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        check(Response(400, {"content-type": "application/concise-problem-details+cbor"}, body))
+    assert str(caught.value) == f"the log answered 400{said}"
+
+
 @given(st.integers(0, 999), st.binary(max_size=80) | st.text(max_size=40), st.text(max_size=20))
 def test_nothing_but_a_printable_error_comes_out_of_any_response(status: int, body: bytes | str, header: str) -> None:
     with suppress(CouldNotCheckError):

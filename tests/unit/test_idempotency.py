@@ -61,7 +61,7 @@ def test_a_key_counts_for_24_hours() -> None:
 
 
 def test_room_comes_back_with_time() -> None:
-    keys = Keys(300)
+    keys = Keys(430)
     keys.check_room(0)
     keys.put(KeyRecord(request_key("key", "route", b""), (1,)), 0)
     with pytest.raises(PushbackError):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.support.rfc6962 import Tree
 from tlog.errors import VerificationError
 from tlog.merkle import leaf_hash
-from tlog.multiproof import cut_inclusion_proof, expand_multiproof, multiproof_nodes, verify_multiproof
+from tlog.multiproof import cut_inclusion_proofs, expand_multiproof, multiproof_nodes, verify_multiproof
 
 ENTRIES = [b"%d" % number for number in range(70)]
 LEAVES = [leaf_hash(entry) for entry in ENTRIES]
@@ -29,8 +29,7 @@ def test_leaves_and_proof_lead_to_the_root_of_the_rfc(tree: tuple[int, list[int]
     size, indexes = tree
     leaves = {index: LEAVES[index] for index in indexes}
     nodes = verify_multiproof(leaves, size, proof_of(indexes, size), TREE.mth(0, size))
-    for index in indexes:
-        assert cut_inclusion_proof(index, size, nodes) == TREE.path(index, 0, size)
+    assert list(cut_inclusion_proofs(indexes, size, nodes)) == [TREE.path(index, 0, size) for index in indexes]
 
 
 @given(trees(), st.data())
@@ -80,4 +79,4 @@ def test_impossible_input_is_refused() -> None:
     with pytest.raises(VerificationError, match="32 bytes"):
         expand_multiproof({0: LEAVES[0]}, 2, [b"short"])
     with pytest.raises(KeyError):
-        cut_inclusion_proof(1, 3, verify_multiproof({0: LEAVES[0]}, 1, [], LEAVES[0]))
+        next(cut_inclusion_proofs([1], 3, verify_multiproof({0: LEAVES[0]}, 1, [], LEAVES[0])))

@@ -11,12 +11,11 @@ meet. What memory cannot decide is looked up before the submission enters the po
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
 from tlog.merkle import leaf_hash
-from tlog.server.errors import KeyReusedError
+from tlog.server.errors import KeyReusedError, StoppedError
 from tlog.server.pool import Pool, Submission, Waiting
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from tlog.server.idempotency import KeyRecord, Keys, RequestKey
     from tlog.server.metrics import Meter
     from tlog.server.storage import SignedHead
+
+LOOK_UPS = 2
+"""Submissions whose entries are looked up at a time: each may read thousands of tiles."""
 
 
 class Admission:
@@ -55,7 +57,7 @@ class Admission:
             keys: The idempotency keys of the last 24 hours.
             meter: Counts duplicates and repeated requests.
             head: Gives the signed head.
-            now_ms: The wall clock, milliseconds since 1970.
+            now_ms: Milliseconds since 1970 at the start of the process, and steady since: keys age by it.
             wake: Is called when a submission has entered, or will not.
             dedup: Whether an entry that the log has is not appended again.
         """
@@ -69,11 +71,16 @@ class Admission:
         self._wake = wake
         self._dedup = dedup
         self._keyed: dict[bytes, Submission] = {}  # under way, by the digest of their key
+        self._looking = asyncio.Semaphore(LOOK_UPS)
         self._resolving: set[asyncio.Task[None]] = set()
 
     def is_busy(self) -> bool:
         """Return whether a submission is being looked up, and may enter later."""
         return bool(self._resolving)
+
+    def knows(self, key: bytes) -> bool:
+        """Return whether there is an answer under the digest of a key, or will be, that takes no admission."""
+        return key in self._keyed or self._keys.has(key)
 
     async def repeat(self, request: RequestKey) -> KeyRecord | None:
         """Return what was done under a key, after it is done; None where nothing was.
@@ -100,7 +107,7 @@ class Admission:
         self, entries: Sequence[bytes], request: RequestKey | None
     ) -> tuple[Submission, asyncio.Future[SignedHead]]:
         """Place entries; the future gets the head that contains all of them."""
-        submission = self._pool.open(request, asyncio.get_running_loop().time())
+        submission = self._pool.open(request, asyncio.get_running_loop().time(), len(entries))
         answer = submission.answer()
         if request is not None:
             self._keyed[request.key] = submission
@@ -129,11 +136,11 @@ class Admission:
             self._pool.bring(submission, entry, leaf, joinable=False)
             return None
         waiting = self._pool.pending(leaf)
-        if waiting is not None and waiting.entry == entry:
+        if waiting is not None:
             self._meter.duplicates += 1
             submission.places.append((waiting, False))
             return None
-        index = self._found.in_memory(leaf, entry)
+        index = self._found.in_memory(leaf)
         if index is not None:
             self._meter.duplicates += 1
             submission.places.append((Waiting(entry, leaf, submission, index, is_old=True), True))
@@ -152,31 +159,29 @@ class Admission:
     async def _resolve(self, submission: Submission, resolved: asyncio.Event, doubtful: Sequence[Waiting]) -> None:
         """Look up what the log may have, wait for those that were joined, then enter."""
         try:
-            await self._look_up(doubtful)
+            await self._look_up(submission, doubtful)
             for owner in submission.owners():
-                if owner.resolved is not None:
-                    await owner.resolved.wait()
-                if owner.failure is not None:
-                    raise owner.failure
+                await owner.looked_up()
             if not submission.brought:
                 under_way = {one.owner for one, _ in submission.places if not one.is_old}
                 for owner in under_way:
                     await owner.answer()
             self._enter(submission)
-        except (TreeheadError, sqlite3.Error) as error:
+        except TreeheadError as error:
             if submission.request is not None:
                 del self._keyed[submission.request.key]
             self._pool.give_up(submission, error)
+        except BaseException:
+            submission.failure = StoppedError("the log stopped before it could sign this entry")
+            raise  # a defect: `failure` stops the log
         finally:
             resolved.set()
 
-    async def _look_up(self, doubtful: Sequence[Waiting]) -> None:
+    async def _look_up(self, submission: Submission, doubtful: Sequence[Waiting]) -> None:
         if doubtful:
-            found = await self._found.find([(one.leaf_hash, one.entry) for one in doubtful])
-            for waiting, index in zip(doubtful, found, strict=True):
-                if index is not None:
-                    self._meter.duplicates += 1
-                    self._pool.found(waiting, index)
+            async with self._looking:
+                indexes = await self._found.find([one.leaf_hash for one in doubtful])
+            self._meter.duplicates += self._pool.found(submission, doubtful, indexes)
 
     def _resolved(self, task: asyncio.Task[None]) -> None:
         self._resolving.discard(task)

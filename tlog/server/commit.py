@@ -111,7 +111,7 @@ class Commit:
                     keys=keys,
                 )
             )
-            return self._sign(growth, started)
+            return self._sign(growth, keys, started)
 
     def finish(self, leaf_hashes: Sequence[bytes]) -> Committed:
         """Sign the head of a segment that is already stored: steps 5 to 7.
@@ -121,7 +121,7 @@ class Commit:
         """
         with self._attempt():
             started = perf_counter()
-            return self._sign(extend(self._edge, leaf_hashes), started)
+            return self._sign(extend(self._edge, leaf_hashes), None, started)
 
     @contextmanager
     def _attempt(self) -> Iterator[None]:
@@ -132,11 +132,11 @@ class Commit:
         yield
         self._broken = False
 
-    def _sign(self, growth: Growth, started: float) -> Committed:
-        """Take steps 5 to 7 for the segment behind the signed head."""
+    def _sign(self, growth: Growth, keys: bytes | None, started: float) -> Committed:
+        """Take steps 5 to 7 for the segment behind the signed head; its key records are known where it is new."""
         stored = perf_counter()
         try:
-            recount = self._recounted(growth)
+            recount = self._recounted(growth, keys)
             verify_consistency(
                 self._head.size, growth.new.size, _consistency(growth), self._head.root, growth.new.root()
             )
@@ -151,12 +151,14 @@ class Commit:
         steps = Steps(stored - started, counted - stored, signed - counted, perf_counter() - signed)
         return Committed(head, growth, steps, self._last_ms)
 
-    def _recounted(self, growth: Growth) -> Recount:
+    def _recounted(self, growth: Growth, keys: bytes | None) -> Recount:
         """Read the segment back and count it the second way (step 5)."""
         segment = self._storage.segment_at(growth.old.size)
         if segment is None or (segment.first, segment.end) != (growth.old.size, growth.new.size):
             raise CommitError("the segment that was stored cannot be read back")
         recount, digest = self._recount.add(segment.entries)
+        if keys is not None and segment.keys != keys:
+            raise CommitError("the records of idempotency keys are stored differently than they came in")
         if digest != segment.leaf_digest:
             raise CommitError(
                 f"entries {segment.first} to {segment.end - 1} are stored differently than they came in; "

@@ -6,9 +6,10 @@ in tiles.db   where a filter says "maybe": a candidate counts when its leaf hash
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
-from tlog.errors import NotFoundError
+from tlog.server.errors import DamageError
 from tlog.server.leaves import find_candidates
 
 if TYPE_CHECKING:
@@ -44,46 +45,53 @@ class Duplicates:
         """Add entries that became visible."""
         self._leaves.extend(first, leaf_hashes)
 
-    def in_memory(self, leaf_hash: bytes, entry: bytes) -> int | None:
-        """Return the index of an entry, where memory alone is enough to be sure."""
+    def in_memory(self, leaf_hash: bytes) -> int | None:
+        """Return the first index of an entry, where memory alone is enough to be sure."""
         index = self._leaves.recent(leaf_hash)
-        return index if index is not None and self._overlay.entry(index) == entry else None
+        if index is None or self._leaves.may_be_in_runs(leaf_hash):
+            return None
+        return index if self._overlay.hash_of((0, index)) == leaf_hash else None
 
     def may_be_stored(self, leaf_hash: bytes) -> bool:
-        """Return False where only memory can have the entry."""
-        return self._leaves.recent(leaf_hash) is not None or bool(self._leaves.runs_with(leaf_hash))
+        """Return False where the log does not have the entry; memory alone decides."""
+        return self._leaves.recent(leaf_hash) is not None or self._leaves.may_be_in_runs(leaf_hash)
 
-    async def find(self, wanted: Sequence[tuple[bytes, bytes]]) -> list[int | None]:
-        """Return the first index of each entry, given with its leaf hash before it; None where the log has it not.
+    async def find(self, leaf_hashes: Sequence[bytes]) -> list[int | None]:
+        """Return the first index of each leaf hash; None where no signed tree has it.
 
         Raises:
             DamageError: What is stored does not verify.
         """
-        rows = await self._candidates([leaf for leaf, _ in wanted])
-        return [await self._first(row, entry) for row, (_, entry) in zip(rows, wanted, strict=True)]
+        rows = await self._candidates(leaf_hashes)
+        if any(index >= self._overlay.size for row in rows for index in row):
+            error = DamageError("the leaf index in tiles.db names entries that are not there")
+            await self._leaves.condemn(error)
+            raise error
+        hashes = iter(await self._tree.hashes([(0, index) for row in rows for index in row]))
+        pairs = [[(index, next(hashes)) for index in row] for row in rows]
+        return [
+            next((index for index, found in row if found == leaf), None)
+            for row, leaf in zip(pairs, leaf_hashes, strict=True)
+        ]
 
-    async def find_leaf(self, leaf_hash: bytes) -> int:
-        """Return the first index of a leaf hash.
+    async def check(self, indexes: Sequence[int], leaf_hashes: Sequence[bytes]) -> None:
+        """Check that entries are where a record says.
 
         Raises:
-            NotFoundError: No signed tree has it.
-            DamageError: What is stored does not verify.
+            DamageError: They are not.
         """
-        (row,) = await self._candidates([leaf_hash])
-        hashes = await self._tree.hashes([(0, index) for index in row])
-        for index, found in zip(row, hashes, strict=True):
-            if found == leaf_hash:
-                return index
-        raise NotFoundError("no signed tree has an entry with this leaf hash")
+        is_there = len(indexes) == len(leaf_hashes) and max(indexes, default=0) < self._overlay.size
+        if not is_there or await self._tree.hashes([(0, index) for index in indexes]) != list(leaf_hashes):
+            raise DamageError("what is kept under this Idempotency-Key is of other entries")
 
     async def _candidates(self, leaf_hashes: Sequence[bytes]) -> list[list[int]]:
         """Return where each leaf hash may be; runs come before memory, because their entries are older."""
         recent = [self._leaves.recent(leaf) for leaf in leaf_hashes]  # before the wait: the follower may move them on
-        rows = await find_candidates(self._leaves, self._reader, self._store, leaf_hashes)
+        try:
+            rows = await find_candidates(self._leaves, self._reader, self._store, leaf_hashes)
+        except sqlite3.OperationalError as error:
+            raise DamageError(f"tiles.db cannot be read: {error}") from error
+        except (DamageError, sqlite3.DatabaseError) as error:
+            await self._leaves.condemn(error)
+            raise DamageError(f"tiles.db is damaged: {error}") from error
         return [row if index is None else sorted({*row, index}) for row, index in zip(rows, recent, strict=True)]
-
-    async def _first(self, candidates: Sequence[int], entry: bytes) -> int | None:
-        for index in candidates:
-            if await self._tree.entry(index) == entry:
-                return index
-        return None

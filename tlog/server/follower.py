@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_BUNDLES = 64
 """Most bundles in one transaction: about 5 MB, so that it is short and holds up nobody."""
 
+MAX_BYTES = 8 << 20
+"""Most bytes of entries in one transaction, where they are large; a bundle has 16 MB at most."""
+
 GZIP_LEVEL = 1
 """isal's level: 2 and 3 cost more time than they save in transfer."""
 
@@ -56,7 +59,7 @@ def gunzip(data: bytes) -> bytes:
 
 def derive(overlay: Overlay) -> Derived | None:
     """Return the next full tiles and bundles above the position, not yet encoded; None if none is full."""
-    position = min(overlay.size // TILE_WIDTH * TILE_WIDTH, overlay.position + MAX_BUNDLES * TILE_WIDTH)
+    position = overlay.position + overlay.full_bundles(MAX_BUNDLES, MAX_BYTES) * TILE_WIDTH
     if position == overlay.position:
         return None
     levels = range((position.bit_length() + TILE_HEIGHT - 1) // TILE_HEIGHT)

@@ -34,7 +34,7 @@ RETRY_AFTER_S = 600
 
 _HEAD = Struct(">32s32sI")
 _INDEX = Struct(">Q")
-_COST = 300  # bytes that one key takes in memory besides its indexes
+_COST = 430  # bytes that one key takes in memory besides its indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,17 @@ class RequestKey:
     body: bytes
 
 
+def key_digest(key: str) -> bytes:
+    """Return SHA-256 of an Idempotency-Key.
+
+    Raises:
+        FormatError: It is empty, too long, or not of visible ASCII characters.
+    """
+    if not 1 <= len(key) <= MAX_KEY_SIZE or not all("!" <= char <= "~" for char in key):
+        raise FormatError(f"an Idempotency-Key has 1 to {MAX_KEY_SIZE} visible ASCII characters")
+    return sha256(key.encode()).digest()
+
+
 def request_key(key: str, route: str, body: bytes) -> RequestKey:
     """Return the digests of a request with an Idempotency-Key.
 
@@ -61,10 +72,8 @@ def request_key(key: str, route: str, body: bytes) -> RequestKey:
     Raises:
         FormatError: The key is empty, too long, or not of visible ASCII characters.
     """
-    if not 1 <= len(key) <= MAX_KEY_SIZE or not all("!" <= char <= "~" for char in key):
-        raise FormatError(f"an Idempotency-Key has 1 to {MAX_KEY_SIZE} visible ASCII characters")
     prefix = f"treehead/idempotency/v1\n{route}\n".encode()
-    return RequestKey(sha256(key.encode()).digest(), sha256(prefix + body).digest())
+    return RequestKey(key_digest(key), sha256(prefix + body).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,10 @@ class Keys:
             raise KeyReusedError("this Idempotency-Key was used for another request in the last 24 hours")
         return record
 
+    def has(self, key: bytes) -> bool:
+        """Return whether a request was carried out under the digest of a key."""
+        return key in self._records
+
     def check_room(self, now_ms: int) -> None:
         """Refuse a new key where no more fit; to forget one before its time would carry its request out again.
 
@@ -143,7 +156,7 @@ class Keys:
             raise PushbackError("too many idempotency keys in 24 hours", retry_after=RETRY_AFTER_S)
 
     def put(self, record: KeyRecord, time_ms: int) -> None:
-        """Keep a request that was carried out; times never go back by more than the clock does."""
+        """Keep a request that was carried out; times never go back."""
         self._forget(record.request.key)
         self._records[record.request.key] = (record, time_ms)
         self._bytes += _cost(record)

@@ -11,12 +11,17 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import structlog
+
+from tlog.server.errors import DamageError
 from tlog.server.storage.leaves import FAN, PREFIX_SIZE, RUN, LeafStore, Merge, Run, prefix_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tlog.server.storage.database import Database
+
+log = structlog.get_logger()
 
 
 class LeafIndex:
@@ -39,7 +44,7 @@ class LeafIndex:
         self._runs = list(runs)
         self._recent: dict[bytes, int] = {}  # in the order of the indexes
         self._merge: Merge | None = None
-        self._merging: list[Run] = []
+        self._is_damaged = False
         self.position = runs[-1].end if runs else 0
 
     def extend(self, first: int, leaf_hashes: Sequence[bytes]) -> None:
@@ -51,6 +56,11 @@ class LeafIndex:
     def recent(self, leaf_hash: bytes) -> int | None:
         """Return the first index of a leaf hash above the runs."""
         return self._recent.get(leaf_hash)
+
+    def may_be_in_runs(self, leaf_hash: bytes) -> bool:
+        """Return False where no run has a leaf hash."""
+        prefix = prefix_of(leaf_hash)
+        return any(run.may_have(prefix) for run in self._runs)
 
     def runs_with(self, leaf_hash: bytes) -> frozenset[int]:
         """Return the runs that may have a leaf hash."""
@@ -71,20 +81,37 @@ class LeafIndex:
         return self._store.add(first, rows)
 
     async def merge(self) -> bool:
-        """Do a part of a merge; return whether there is more to do."""
+        """Do a part of a merge; return whether there is more to do. A damaged index is merged no further."""
+        if self._is_damaged:
+            return False
         if self._merge is None:
-            self._merging = self._due()
-            if not self._merging:
+            runs = self._due()
+            if not runs:
                 return False
-            self._merge = await self._thread.run(lambda _: self._store.begin_merge(self._merging))
-        step = self._merge
-        merged = await self._thread.run(lambda _: step.step())
+            self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
+        try:
+            return await self._merge_some(self._merge)
+        except DamageError as error:
+            await self.condemn(error)
+            return False
+
+    async def _merge_some(self, merge: Merge) -> bool:
+        if merge.runs[0] not in self._runs:
+            if not await self._thread.run(lambda _: self._store.sweep_some(merge)):
+                self._merge = None
+            return True
+        merged = await self._thread.run(lambda _: self._store.merge_some(merge))
         if merged is not None:
-            at = self._runs.index(self._merging[0])
+            at = self._runs.index(merge.runs[0])
             self._runs[at : at + FAN] = [merged]
-            self._merge = None
-            await self._thread.run(lambda _: step.sweep())
         return True
+
+    async def condemn(self, error: Exception) -> None:
+        """Take the index for damaged: what it is asked for is refused, and the next start builds it anew."""
+        if not self._is_damaged:
+            self._is_damaged = True
+            log.error("leaves.damaged", reason=str(error))
+            await self._thread.run(lambda _: self._store.condemn())
 
     def _due(self) -> list[Run]:
         """Return eight runs of one level, the lowest that has so many."""

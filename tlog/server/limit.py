@@ -33,6 +33,9 @@ MAX_POOL_BYTES = 64 << 20
 MAX_LAG = 1 << 17
 """Entries above the follower's position at which the log takes no more: they are all in memory."""
 
+MAX_LAG_BYTES = 512 << 20
+"""Bytes of entries above the follower's position at which the log takes no more: they are in memory, too."""
+
 MAX_KEY_BYTES = 128 << 20
 """Memory for the idempotency keys of the last 24 hours: about half a million of single entries."""
 
@@ -41,6 +44,9 @@ MAX_TREE_SIZE = 1 << 24
 
 MIN_FREE_BYTES = 256 << 20
 """Free bytes on the disk of the log below which it takes no more, so that what it has taken can always be signed."""
+
+MAX_BODY_BYTES = 128 << 20
+"""Bytes of all bodies that are being received or answered: memory that clients can make the server hold."""
 
 MAX_CONNECTIONS = 4096
 """Most connections at a time: each costs memory and a descriptor, and idle ones are the cheapest attack."""
@@ -78,9 +84,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pool_entries: _Count = MAX_POOL_ENTRIES
     pool_bytes: _Count = MAX_POOL_BYTES
     lag: Annotated[int, Meta(ge=1 << 10)] = MAX_LAG
+    lag_bytes: _Count = MAX_LAG_BYTES
     key_bytes: _Count = MAX_KEY_BYTES
     tree_size: _Count = MAX_TREE_SIZE
     free_bytes: Annotated[int, Meta(ge=0)] = MIN_FREE_BYTES
+    body_bytes: Annotated[int, Meta(ge=64 << 20)] = MAX_BODY_BYTES
     connections: _Count = MAX_CONNECTIONS
     header_seconds: _Seconds = HEADER_SECONDS
     body_seconds: _Seconds = BODY_SECONDS

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlog.errors import NotFoundError, VerificationError
@@ -25,9 +26,10 @@ from tlog.multiproof import multiproof_nodes, verify_multiproof
 from tlog.note import parse_vkey
 from tlog.server.duplicates import Duplicates
 from tlog.server.errors import DamageError, ReadOnlyError
+from tlog.server.idempotency import key_digest
 from tlog.server.lock import LOCK_NAME, announce
 from tlog.server.metrics import Gauges, Meter
-from tlog.server.sequencer import End, Placed, Sequencer
+from tlog.server.sequencer import Clock, End, Placed, Sequencer
 from tlog.server.space import Space
 from tlog.server.startup import Opened, open_parts
 from tlog.server.tree import Tree
@@ -43,6 +45,13 @@ if TYPE_CHECKING:
 
 Fatal = Callable[[BaseException], None]
 """Called when a commit failed or its outcome is unknown; a server ends its process here and now."""
+
+
+BATCH_PROOFS = 2
+"""Proofs of batches that are made at a time: each may read thousands of tiles."""
+
+INLINE_PROOFS = 256
+"""Entries whose proof is verified on the event loop: 2 ms. That of more entries is verified beside it."""
 
 
 class ServedLog:
@@ -78,7 +87,8 @@ class ServedLog:
         self._files = [config.path("log.db"), config.path("tiles.db"), config.path(config.checkpoints)]
         self.meter = writer.meter if writer else Meter(advanced_at=asyncio.get_running_loop().time())
         self._duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
-        self._space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
+        self._proving = asyncio.Semaphore(BATCH_PROOFS)
+        self._space = _space(config)
         self._failed = False
 
     @property
@@ -95,17 +105,19 @@ class ServedLog:
         """Whether nothing is appended any more, whatever happens."""
         return self._writer is None
 
-    def check_admission(self) -> None:
-        """Refuse early what would be refused anyway.
+    def check_admission(self, key: str | None = None) -> None:
+        """Refuse early what would be refused anyway; nothing that has an answer under its idempotency key.
 
         Raises:
+            FormatError: That is no key.
             ReadOnlyError: Nothing is appended any more.
             NoSpaceError: The disk is too full.
             StoppedError: The log is closing.
             PushbackError: Too much is waiting.
         """
-        self._writable().check_admission()
-        self._space.check()
+        writer = self._writable()
+        if key is None or not writer.admission.knows(key_digest(key)):
+            writer.check_admission()
 
     async def add(self, entry: bytes, request: RequestKey | None = None) -> Placed:
         """Append an entry; see Sequencer."""
@@ -114,7 +126,6 @@ class ServedLog:
 
     async def add_many(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit; see Sequencer."""
-        self._space.check()
         return await self._writable().add(entries, request)
 
     async def find(self, leaf_hash: bytes) -> int:
@@ -124,7 +135,10 @@ class ServedLog:
             NotFoundError: No signed tree has it.
             DamageError: What is stored does not verify.
         """
-        return await self._duplicates.find_leaf(leaf_hash)
+        (index,) = await self._duplicates.find([leaf_hash])
+        if index is None:
+            raise NotFoundError("no signed tree has an entry with this leaf hash")
+        return index
 
     async def wait_for_head(self, size: int) -> SignedHead:
         """Return the served head as soon as it is larger than a size; of a log that has ended, never."""
@@ -201,11 +215,16 @@ class ServedLog:
         """
         if not leaves or max(leaves) >= head.size:
             raise NotFoundError(f"no signed tree of size {head.size} with all these entries")
-        proof = await self.tree.hashes(multiproof_nodes(leaves, head.size))
-        try:
-            verify_multiproof(leaves, head.size, proof, head.root)
-        except VerificationError as error:
-            raise DamageError(str(error)) from error
+        async with self._proving:
+            proof = await self.tree.hashes(multiproof_nodes(leaves, head.size))
+            verify = partial(verify_multiproof, leaves, head.size, proof, head.root)
+            try:
+                if len(leaves) > INLINE_PROOFS:
+                    await asyncio.to_thread(verify)
+                else:
+                    verify()
+            except VerificationError as error:
+                raise DamageError(str(error)) from error
         return proof
 
     async def prove_consistency(self, old_size: int, new_size: int, head: SignedHead | None = None) -> list[bytes]:
@@ -269,6 +288,16 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def steady(start_ms: int) -> Callable[[], int]:
+    """Return a clock that begins at a time, and never jumps."""
+    began = time.monotonic_ns()
+    return lambda: start_ms + (time.monotonic_ns() - began) // 1_000_000
+
+
+def _space(config: Config) -> Space:
+    return Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
+
+
 @asynccontextmanager
 async def open_log(
     config: Config, on_fatal: Fatal, clock_ms: Callable[[], int] = wall_clock_ms, *, read_only: bool = False
@@ -284,17 +313,18 @@ async def open_log(
     Raises:
         StartRefusedError: The state on disk does not fit together.
     """
-    async with open_parts(config, clock_ms(), read_only=read_only) as parts:
+    now_ms = clock_ms()
+    async with open_parts(config, now_ms, read_only=read_only) as parts:
         tree = Tree(parts.overlay, parts.reader, parts.tiles)
         why = "this server is read-only" if parts.commit is None else ""
-        if not why and is_freeze(await tree.entry(parts.head.size - 1), parts.head.size - 1, parse_vkey(config.vkey)):
+        if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
             why = "the log was ended for ever by its last entry"
         if why or parts.commit is None:
             yield ServedLog(config, parts, tree, None, why)
             return
         duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
-        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys)
-        sequencer = Sequencer(end, config.limits, clock_ms, dedup=config.dedup)
+        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, _space(config))
+        sequencer = Sequencer(end, config.limits, Clock(clock_ms, steady(now_ms)), dedup=config.dedup)
         served = ServedLog(config, parts, tree, sequencer, "")
         tasks = _start(parts, sequencer, served, on_fatal)
         try:

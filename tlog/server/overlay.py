@@ -30,6 +30,7 @@ class Overlay:
     Attributes:
         position: Entries below it are in the tile store; a multiple of 256.
         size: Number of entries of the signed head.
+        bytes: Bytes of the entries above the position.
     """
 
     def __init__(self, position: int, partials: Mapping[int, Sequence[bytes]]) -> None:
@@ -41,6 +42,7 @@ class Overlay:
         """
         self.position = position
         self.size = position
+        self.bytes = 0
         self._entries: list[bytes] = []
         self._levels: list[list[bytes]] = []
         for level in range(position.bit_length()):
@@ -57,12 +59,14 @@ class Overlay:
                 self._levels.append([])
             self._levels[level] += hashes
         self._entries += entries
+        self.bytes += sum(map(len, entries))
         self.size = growth.new.size
 
     def trim(self, position: int) -> None:
         """Drop what is in the tile store up to a new position."""
         for level, row in enumerate(self._levels):
             del row[: _start(position, level) - _start(self.position, level)]
+        self.bytes -= sum(map(len, self._entries[: position - self.position]))
         del self._entries[: position - self.position]
         self.position = position
 
@@ -88,6 +92,16 @@ class Overlay:
         if start < 0 or start + bundle.width > len(self._entries):
             return None
         return format_bundle(self._entries[start : start + bundle.width])
+
+    def full_bundles(self, most: int, max_bytes: int) -> int:
+        """Return how many bundles above the position are full, up to a number and to so many bytes, or one."""
+        full = min(most, len(self._entries) // TILE_WIDTH)
+        size = 0
+        for bundle in range(full):
+            size += sum(map(len, self._entries[bundle * TILE_WIDTH : (bundle + 1) * TILE_WIDTH]))
+            if size > max_bytes:
+                return max(bundle, 1)
+        return full
 
     def entry(self, index: int) -> bytes | None:
         """Return an entry; None if it is in the tile store, or not visible."""

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 from tlog.server.idempotency import KeyRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tlog.server.idempotency import RequestKey
     from tlog.server.limit import Limits
     from tlog.server.storage import SignedHead
+
+PLACES = 4
+"""Entries that those who wait may have sent for each that the pool holds: joining costs memory, too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +55,7 @@ class Submission:
     Attributes:
         request: Its idempotency key, where it has one.
         since: When it was admitted, on the clock of the event loop.
+        count: How many entries it has.
         places: Each of its entries in order, and whether it is the one that brings it.
         brought: The entries that it appends.
         answers: Those who wait for the head that contains all of it; never shared, because a waiter may be cancelled.
@@ -62,6 +66,7 @@ class Submission:
 
     request: RequestKey | None
     since: float
+    count: int = 0
     places: list[tuple[Waiting, bool]] = field(default_factory=list)
     brought: list[Waiting] = field(default_factory=list)
     answers: list[asyncio.Future[SignedHead]] = field(default_factory=list)
@@ -80,6 +85,13 @@ class Submission:
             self.answers.append(future)
         return future
 
+    async def looked_up(self) -> None:
+        """Return when it is known which of its entries are new; raise what kept that from being known."""
+        if self.resolved is not None:
+            await self.resolved.wait()
+        if self.failure is not None:
+            raise self.failure
+
     def owners(self) -> set[Submission]:
         """Return the other submissions whose entries it places."""
         return {one.owner for one, _ in self.places if one.owner is not self}
@@ -97,12 +109,16 @@ class Pool:
     Attributes:
         entries: Entries that were admitted and are not in a commit yet.
         bytes: Their bytes.
+        committing: Entries that are in a commit and not signed yet.
+        places: Entries that those who wait have sent, whether they bring them or not.
     """
 
     def __init__(self, limits: Limits) -> None:
         """Begin empty."""
         self.entries = 0
         self.bytes = 0
+        self.committing = 0
+        self.places = 0
         self._limits = limits
         self._pending: dict[bytes, Waiting] = {}
         self._open: dict[int, Submission] = {}  # by id, in the order of admission
@@ -110,7 +126,9 @@ class Pool:
 
     def is_full(self) -> bool:
         """Return whether no more may be admitted."""
-        return self.entries >= self._limits.pool_entries or self.bytes >= self._limits.pool_bytes
+        if self.entries >= self._limits.pool_entries or self.places >= PLACES * self._limits.pool_entries:
+            return True
+        return self.bytes >= self._limits.pool_bytes
 
     def has_entered(self) -> bool:
         """Return whether there is something to seal."""
@@ -120,10 +138,11 @@ class Pool:
         """Return when the oldest submission was admitted that is not answered; None where there is none."""
         return next((submission.since for submission in self._open.values()), None)
 
-    def open(self, request: RequestKey | None, since: float) -> Submission:
-        """Admit an empty submission."""
-        submission = Submission(request, since)
+    def open(self, request: RequestKey | None, since: float, count: int) -> Submission:
+        """Admit a submission that will place so many entries."""
+        submission = Submission(request, since, count)
         self._open[id(submission)] = submission
+        self.places += count
         return submission
 
     def pending(self, leaf_hash: bytes) -> Waiting | None:
@@ -141,12 +160,21 @@ class Pool:
         self.bytes += len(entry)
         return waiting
 
-    def found(self, waiting: Waiting, index: int) -> None:
-        """Take an entry out again that the log has already."""
-        waiting.index, waiting.is_old = index, True
-        waiting.owner.brought.remove(waiting)
-        self._forget(waiting)
-        self._count([waiting])
+    def found(self, submission: Submission, entries: Sequence[Waiting], indexes: Sequence[int | None]) -> int:
+        """Take out again what the log has already; return how many entries that was.
+
+        Args:
+            submission: A submission that has not entered.
+            entries: Entries that it brings.
+            indexes: Where the log has each; None where it has not.
+        """
+        old = [(waiting, index) for waiting, index in zip(entries, indexes, strict=True) if index is not None]
+        for waiting, index in old:
+            waiting.index, waiting.is_old = index, True
+            self._forget(waiting)
+        submission.brought = [waiting for waiting in submission.brought if not waiting.is_old]
+        self._count([waiting for waiting, _ in old])
+        return len(old)
 
     def enter(self, submission: Submission) -> None:
         """Queue a submission whose entries are all new."""
@@ -163,11 +191,13 @@ class Pool:
         sealed, self._queue = self._queue[:taken], self._queue[taken:]
         for submission in sealed:
             self._count(submission.brought)
+            self.committing += len(submission.brought)
         return sealed
 
     def settle(self, submission: Submission, head: SignedHead) -> None:
         """Answer those who wait for a submission."""
         submission.head = head
+        self.committing -= len(submission.brought)
         self._close(submission)
         for answer in submission.answers:
             if not answer.done():
@@ -191,7 +221,8 @@ class Pool:
                 answer.set_exception(failure)
 
     def _close(self, submission: Submission) -> None:
-        self._open.pop(id(submission), None)
+        if self._open.pop(id(submission), None) is not None:
+            self.places -= submission.count
         for waiting in submission.brought:
             self._forget(waiting)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tlog.server.limit import Limits
     from tlog.server.overlay import Overlay
     from tlog.server.pool import Submission
+    from tlog.server.space import Space
     from tlog.server.storage import SignedHead
     from tlog.server.storage.database import Database
 
@@ -43,6 +44,19 @@ MAX_UNSIGNED_S = 5.0
 
 RETRY_AFTER_S = 1
 """Seconds that a submitter is asked to wait: the pool empties with the next commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What time it is, in milliseconds since 1970.
+
+    Attributes:
+        wall_ms: The wall clock, which may jump.
+        steady_ms: The wall clock at the start of the process, and steady since.
+    """
+
+    wall_ms: Callable[[], int]
+    steady_ms: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,7 @@ class End:
         overlay: The newest part of the tree; extended by the sequencer and nowhere else.
         duplicates: Finds what the log has already.
         keys: The idempotency keys of the last 24 hours.
+        space: The disks that it is written to.
     """
 
     thread: Database
@@ -81,6 +96,7 @@ class End:
     overlay: Overlay
     duplicates: Duplicates
     keys: Keys
+    space: Space
 
 
 class Sequencer:
@@ -94,13 +110,13 @@ class Sequencer:
         advanced: Set whenever the head has advanced; cleared by the follower.
     """
 
-    def __init__(self, end: End, limits: Limits, clock_ms: Callable[[], int], *, dedup: bool = True) -> None:
+    def __init__(self, end: End, limits: Limits, clock: Clock, *, dedup: bool = True) -> None:
         """Begin at the end of a log with an empty pool.
 
         Args:
             end: The end of the log.
             limits: How much is admitted.
-            clock_ms: The wall clock, milliseconds since 1970.
+            clock: What time it is.
             dedup: Whether an entry that the log has is not appended again.
         """
         self.head = end.head
@@ -109,7 +125,7 @@ class Sequencer:
         self.advanced = asyncio.Event()
         self._end = end
         self._limits = limits
-        self._clock_ms = clock_ms
+        self._clock = clock
         self._moved = asyncio.Event()  # of one head; the next has one of its own
         self._wake = asyncio.Event()
         self._closing = False
@@ -119,27 +135,34 @@ class Sequencer:
             end.keys,
             self.meter,
             head=lambda: self.head,
-            now_ms=clock_ms,
+            now_ms=clock.steady_ms,
             wake=self._wake.set,
             dedup=dedup,
         )
 
-    def check_admission(self) -> None:
+    def check_admission(self, count: int = 1) -> None:
         """Refuse early what would be refused anyway.
+
+        Args:
+            count: How many entries are to be added.
 
         Raises:
             StoppedError: The log is closing.
-            ReadOnlyError: The tree has the largest size that this log may reach.
+            ReadOnlyError: The tree would grow beyond the largest size that this log may reach.
+            NoSpaceError: A disk is too full.
             PushbackError: The pool is full, or the follower is too far behind.
         """
         if self._closing:
             raise StoppedError("the log is closing")
-        if self.head.size + self.pool.entries >= self._limits.tree_size:
-            raise ReadOnlyError(f"the log has reached its largest size, {self._limits.tree_size} entries")
+        limits, overlay = self._limits, self._end.overlay
+        size = self.head.size + self.pool.committing + self.pool.entries
+        if size + count > limits.tree_size:
+            raise ReadOnlyError(f"the log has {size} entries, and takes {limits.tree_size} at most")
         if self.pool.is_full():
             raise PushbackError("too many entries are waiting", retry_after=RETRY_AFTER_S)
-        if self._end.overlay.size - self._end.overlay.position >= self._limits.lag:
+        if size - overlay.position >= limits.lag or overlay.bytes >= limits.lag_bytes:
             raise PushbackError("tiles are being written; adding goes on when they are", retry_after=RETRY_AFTER_S)
+        self._end.space.check()
 
     async def add(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit and return when they are durable, and contained in a signed head.
@@ -151,16 +174,20 @@ class Sequencer:
         Raises:
             TooLargeError: An entry has more than 65,535 bytes, or there are too many entries or bytes.
             StoppedError: The log is closing, or stopped to protect itself.
-            ReadOnlyError: The tree has the largest size that this log may reach.
+            ReadOnlyError: The tree would grow beyond the largest size that this log may reach.
+            NoSpaceError: A disk is too full.
             PushbackError: The pool is full, or the follower is too far behind.
             KeyReusedError: The key was used for another request.
             DamageError: What is stored does not verify, so duplicates cannot be told.
         """
         self._check_size(entries)
         if request is not None and (record := await self.admission.repeat(request)) is not None:
-            found = zip(record.indexes, entries, strict=True)
-            return [Placed(index, leaf_hash(entry), self.head, is_new=False) for index, entry in found]
-        self.check_admission()
+            leaves = [leaf_hash(entry) for entry in entries]
+            await self._end.duplicates.check(record.indexes, leaves)
+            return [
+                Placed(index, leaf, self.head, is_new=False) for index, leaf in zip(record.indexes, leaves, strict=True)
+            ]
+        self.check_admission(len(entries))
         submission, answer = self.admission.admit(entries, request)
         head = await answer
         places = submission.places
@@ -222,7 +249,7 @@ class Sequencer:
         entries = [waiting.entry for waiting in brought]
         leaf_hashes = [waiting.leaf_hash for waiting in brought]
         keys = b"".join(record.format() for submission in sealed if (record := submission.record()) is not None)
-        now_ms = self._clock_ms()
+        now_ms = self._clock.wall_ms()
         run = partial(self._end.commit.run, entries, leaf_hashes, now_ms, keys)
         committed = await self._end.thread.run(lambda _: run())
         self._publish(committed, sealed, entries, leaf_hashes)

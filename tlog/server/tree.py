@@ -5,6 +5,7 @@ Whoever makes a proof of what is read here verifies the proof, too.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -30,6 +31,9 @@ Rows: TypeAlias = "list[list[bytes]]"
 
 MAX_TILES = 1024
 """Most full tiles kept with their interior nodes; about 40 KiB each."""
+
+MAX_AT_ONCE = 32
+"""Most tiles of one request that are read and expanded in one turn of the event loop: 5 ms."""
 
 MAX_BUNDLES = 64
 """Most full bundles kept, gzip-encoded, after they were checked."""
@@ -57,12 +61,19 @@ class Tree:
             DamageError: The tile store lacks a tile that it should have, or holds a damaged one.
         """
         found = [self._overlay.hash_of(node) for node in nodes]
-        missing = {_tile(node) for node, value in zip(nodes, found, strict=True) if value is None}
-        rows = await self._rows(list(missing))
-        return [
-            value if value is not None else _row_hash(rows[_tile(node)], node)
-            for node, value in zip(nodes, found, strict=True)
-        ]
+        missing: dict[Tile, list[int]] = {}
+        for at, value in enumerate(found):
+            if value is None:
+                missing.setdefault(_tile(nodes[at]), []).append(at)
+        tiles = list(missing)
+        for start in range(0, len(tiles), MAX_AT_ONCE):
+            rows = await self._rows(tiles[start : start + MAX_AT_ONCE])
+            for tile, row in rows.items():
+                for at in missing[tile]:
+                    found[at] = _row_hash(row, nodes[at])
+            if start:
+                await asyncio.sleep(0)  # where all of them are kept, nothing else has let others have a turn
+        return [value for value in found if value is not None]
 
     async def _rows(self, tiles: list[Tile]) -> dict[Tile, Rows]:
         """Return full tiles below the position, read in one batch where they are not kept, and checked."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options, Output
 
 
-@click.command()
+@click.command(short_help="Print the newest head, or follow the heads.")
 @click.option("--follow", "follows", is_flag=True, help="Print each larger head as it is signed, one a line.")
 @output_options("Write the signed checkpoint, for tlog consistency.")
 @online_options

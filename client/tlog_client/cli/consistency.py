@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlog_client.state import Signed
 
 
-@click.command()
+@click.command(short_help="Verify that one head grew out of another.")
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @click.option("--proof", "proof_file", type=FILE, metavar="FILE", help="Check by this proof, without the log's tiles.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options
 
 
-@click.command()
+@click.command(short_help="Print a range of entries.")
 @click.argument("start", type=click.IntRange(0), metavar="START")
 @click.argument("end", type=click.IntRange(0), metavar="[END]", required=False)
 @click.option(

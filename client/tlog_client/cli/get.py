@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options, Output
 
 
-@click.command()
+@click.command(short_help="Print one entry.")
 @click.argument("index", type=click.IntRange(0, (1 << 63) - 2))
 @output_options("Write the entry to a file.")
 @online_options

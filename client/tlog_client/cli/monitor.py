@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options
 
 
-@click.command()
+@click.command(short_help="Follow the log, and raise an alarm when it lies.")
 @click.option("--once", is_flag=True, help="Do one round, for cron.")
 @click.option("--interval", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds between rounds.")
 @click.option("--max-idle", type=DURATION, metavar="DURATION", help="Stale after so long without a larger head: 36h.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tlog_client.submit import Submission
 
 
-@click.command()
+@click.command(short_help="Append entries, and print their indexes.")
 @click.argument("files", nargs=-1, metavar="[FILE|-]...", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--lines", is_flag=True, help="Each line, without its line feed, is an entry.")
 @click.option("--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N entries.")
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def submit(options: Options, files: tuple[str, ...], output: Output | None, skip: int, *, lines: bool) -> None:
     """Append each FILE as one entry, stdin without FILE, and print their indexes.
 
-    Entries are sent in batches, a few at once, so they may be appended in another order; indexes are printed in the
-    order of the input. When an index is printed, the log has proven that the entry is in the tree that it signed. When
-    the log is away or busy, a batch is sent again, and never appended twice.
+    Entries are sent in batches, one after the other, so the log has their order. When an index is printed, the log has
+    proven that the entry is in the tree that it signed. When the log is away or busy, a batch is sent again, and never
+    appended twice.
 
     \b
     Examples:

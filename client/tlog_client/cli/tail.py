@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options
 
 
-@click.command()
+@click.command(short_help="Print entries as they are published.")
 @click.option("--from", "start", type=click.IntRange(0), metavar="INDEX", help="Begin here.  [default: at the end]")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N entries.")
 @online_options

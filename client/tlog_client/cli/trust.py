@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tlog_client.pin import Pinned
 
 
-@click.group()
+@click.group(short_help="Show or change what is pinned of each log.")
 def trust() -> None:
     """Show or change which keys are pinned, and which heads are trusted, of each log.
 
@@ -29,7 +29,7 @@ def trust() -> None:
     """  # noqa: D301  # \b is click's
 
 
-@trust.command()
+@trust.command(short_help="Print keys, heads and evidence.")
 @click.argument("origin", required=False)
 @local_options
 def show(options: Options, origin: str | None) -> None:
@@ -71,7 +71,7 @@ def _text(one: Pinned) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-@trust.command()
+@trust.command(short_help="Pin a further key of a log.")
 @click.argument("vkey", metavar="VKEY|@FILE")
 @local_options
 def add(options: Options, vkey: str) -> None:
@@ -102,7 +102,7 @@ def is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-@trust.command()
+@trust.command(short_help="Forget a log.")
 @click.argument("origin")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @local_options

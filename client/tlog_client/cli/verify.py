@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tlog_client.option import Options
 
 
-@click.command()
+@click.command(short_help="Verify an entry offline, by its proof.")
 @click.argument("entry", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.argument("proof", type=FILE)
 @offline_options

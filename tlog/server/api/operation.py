@@ -22,6 +22,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from tlog.errors import FormatError
 from tlog.server.api.answer import encode
+from tlog.server.api.bodies import BODIES
 from tlog.server.api.keys import LOG
 from tlog.server.api.media import EncodingError, MediaTypeError, negotiate
 from tlog.server.api.problems import (
@@ -40,6 +41,7 @@ from tlog.server.errors import TooLargeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from tlog.server.api.bodies import Hold
     from tlog.server.limit import Limits
 
 T = TypeVar("T")
@@ -145,8 +147,13 @@ class Body:
     is_opaque: bool = False
     is_submission: bool = False
 
-    async def read(self, request: web.Request) -> object:
+    async def read(self, request: web.Request, hold: Hold, key: object) -> object:
         """Read and parse it.
+
+        Args:
+            request: The request.
+            hold: Counts its bytes.
+            key: The Idempotency-Key of a submission, if it has one.
 
         Raises:
             EncodingError: It has a Content-Encoding.
@@ -156,10 +163,10 @@ class Body:
         """
         log = request.app[LOG]
         if self.is_submission:
-            log.check_admission()
+            log.check_admission(key if isinstance(key, str) else None)
             charge(request, 1)
         content = self._content(request)
-        data = await read_body(request, self.limit(log.limits), self.what)
+        data = await read_body(request, self.limit(log.limits), self.what, hold)
         return content.parse(data, log.limits)
 
     def _content(self, request: web.Request) -> Content:
@@ -174,16 +181,18 @@ class Body:
         return self.content[media_type]
 
 
-async def read_body(request: web.Request, limit: int, what: str) -> bytes:
+async def read_body(request: web.Request, limit: int, what: str, hold: Hold) -> bytes:
     """Return the body of a request as it was sent.
 
     Args:
         request: The request.
         limit: Most bytes that are read.
         what: What it is, with an article.
+        hold: Counts its bytes.
 
     Raises:
         TooLargeError: It is larger.
+        PushbackError: Those of all requests take too much.
     """
     length = request.content_length
     if length is not None and length > limit:
@@ -197,6 +206,7 @@ async def read_body(request: web.Request, limit: int, what: str) -> bytes:
         size += len(chunk)
         if size > limit:
             raise TooLargeError(f"{what} has at most {limit:,} bytes")
+        hold.grow(len(chunk))
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -250,9 +260,13 @@ class Operation:
         if len(self.offers) > 1:
             media_type = negotiate(accepted(request), self.offers)
         values = {name: parameter.read(request) for name, parameter in self.parameters.items()}
-        if self.body is not None:
-            values[self.body[0]] = await self.body[1].read(request)
-        answer = await self.handler(request, **values)
+        if self.body is None:
+            answer = await self.handler(request, **values)
+        else:
+            name, body = self.body
+            with request.config_dict[BODIES].hold() as hold:
+                values[name] = await body.read(request, hold, values.get("key"))
+                answer = await self.handler(request, **values)
         if isinstance(answer, web.StreamResponse):
             return answer
         status = 200

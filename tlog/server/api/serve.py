@@ -22,6 +22,7 @@ import structlog
 from aiohttp import web
 
 from tlog.server.api import metrics
+from tlog.server.api.bodies import BODIES, Bodies
 from tlog.server.api.keys import LIMITS, LOG, LOGS, PREFIX
 from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
 from tlog.server.api.operation import finish, routes
@@ -58,7 +59,7 @@ log = structlog.get_logger()
 def make_app(logs: Mapping[str, ServedLog], limits: Limits) -> web.Application:
     """Return the application of open logs, by the prefix of their routes: "" alone, or one of its own for each."""
     app = web.Application(middlewares=[problems])
-    app[LOGS], app[LIMITS] = logs, limits
+    app[LOGS], app[LIMITS], app[BODIES] = logs, limits, Bodies(limits.body_bytes)
     app.on_response_prepare.append(finish)
     app.add_routes(routes(OF_THE_SERVER))
     for prefix, served in logs.items():

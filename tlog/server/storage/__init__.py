@@ -78,8 +78,8 @@ class Storage(Protocol):
     def segment_at(self, index: int) -> Segment | None:
         """Return the segment that holds an entry, as the store has it now; None beyond the end."""
 
-    def entries(self, start: int, end: int) -> list[bytes]:
-        """Return entries [start, end), as the store has them now.
+    def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:
+        """Return entries [start, end), as the store has them now, or fewer: it stops after a segment past `max_bytes`.
 
         Raises:
             FormatError: A stored segment breaks its framing.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
@@ -19,7 +20,7 @@ import aiosqlite
 from tlog.server.errors import CommitError, DamagedFileError, MissingFileError, StartRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -84,6 +85,16 @@ class Database:
     async def close(self) -> None:
         """Finish what is queued, close the connection, and end the thread."""
         await self._connection.close()
+
+
+@asynccontextmanager
+async def running(connect: Callable[[], sqlite3.Connection]) -> AsyncIterator[Database]:
+    """Open a database on a thread of its own, and close it afterwards."""
+    database = await Database.open(connect)
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 def connect(path: Path, schema: str, settings: Settings, *, create: bool = False) -> sqlite3.Connection:

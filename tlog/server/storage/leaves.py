@@ -8,13 +8,15 @@ prefix, a few hundred in each, so a look-up reads one row a run:
     bucket   the items whose prefix begins with its number, in no order
     filter   16 bits an item, 4 of them set for it: where one of them is not set, the run does not have the prefix
 
-Derived from log.db, and only a hint: what it finds counts when the whole leaf hash and the entry are equal.
+Derived from log.db, and only a hint: what it finds counts when the whole leaf hash is the one in the tree. What it does
+not find is believed, so buckets and filters carry a CRC-32: a flipped bit is damage, and never an entry that seems new.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from tlog.server.errors import DamageError
 from tlog.server.storage.database import Upkeep
@@ -36,16 +38,19 @@ PREFIX_SIZE = 8
 
 SCHEMA = """
 CREATE TABLE leaf_run (
-    id INTEGER PRIMARY KEY, first INTEGER NOT NULL, level INTEGER NOT NULL, filter BLOB NOT NULL
+    id INTEGER PRIMARY KEY, first INTEGER NOT NULL, level INTEGER NOT NULL, filter BLOB NOT NULL, crc INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE leaf_bucket (id INTEGER PRIMARY KEY, items BLOB NOT NULL) STRICT;
+CREATE TABLE leaf_bucket (id INTEGER PRIMARY KEY, items BLOB NOT NULL, crc INTEGER NOT NULL) STRICT;
 """
 
 _ITEM = 16
 _FILTER_BITS = 16  # for each item: with 4 of them set, one look-up in 400 finds a prefix that is not there
 _PROBES = (0, 11, 22, 33)
 _RUN_BITS = 32  # of a bucket's id are for its number
-_STEP = 64  # buckets of each run that are merged in one transaction: about 4 MB
+_MAX_RUN = (1 << 31) - 1
+_STEP = 16  # buckets of each run that are merged in one transaction: about 1 MB
+_SWEEP = 512  # buckets that are removed in one transaction: about 2 MB
+_MAX_LEVEL = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +97,29 @@ class LeafStore:
         """Return all runs, oldest first.
 
         Raises:
-            DamageError: They leave a gap, or a filter has another size.
+            DamageError: They leave a gap, or a filter is damaged.
         """
-        rows = self._connection.execute("SELECT id, first, level, filter FROM leaf_run ORDER BY first").fetchall()
-        runs = [Run(*row) for row in rows]
-        end = 0
-        for run in runs:
-            if run.first != end or not 0 <= run.level < 16 or len(run.filter) * 8 != _filter_bits(run.level):
+        rows = self._connection.execute("SELECT id, first, level, filter, crc FROM leaf_run ORDER BY first").fetchall()
+        runs: list[Run] = []
+        for *row, crc in rows:
+            run = Run(*row)
+            if run.first != (runs[-1].end if runs else 0) or not 0 <= run.level <= _MAX_LEVEL:
                 raise DamageError("the leaf index in tiles.db has a gap")
-            end = run.end
+            if len(run.filter) * 8 != _filter_bits(run.level) or crc32(run.filter) != crc:
+                raise DamageError("a filter of the leaf index in tiles.db is damaged")
+            runs.append(run)
         return runs
 
     def sweep(self) -> None:
         """Remove buckets that belong to no run: a merge did not end."""
         ids = [row[0] for row in self._connection.execute("SELECT id FROM leaf_run ORDER BY id")]
-        at = 0
-        for run in ids:
-            self._delete_between(at, run << _RUN_BITS)
-            at = (run + 1) << _RUN_BITS
-        self._delete_between(at, (1 << 63) - 1)
+        for before, after in zip([-1, *ids], [*ids, _MAX_RUN], strict=True):
+            while self._delete_some((before + 1) << _RUN_BITS, after << _RUN_BITS):
+                pass
+
+    def condemn(self) -> None:
+        """Let the next start find that tiles.db is damaged, and build it anew from the entries."""
+        self._connection.execute("DELETE FROM position")
 
     def add(self, first: int, leaves: Iterable[tuple[bytes, int]]) -> Run:
         """Add a run of level 0 over RUN entries: their leaf hashes with their indexes."""
@@ -147,6 +156,48 @@ class LeafStore:
         finally:
             self._connection.execute("COMMIT")
 
+    def begin_merge(self, runs: Sequence[Run]) -> Merge:
+        """Begin to merge eight runs in a row of one level."""
+        return Merge(tuple(runs), self._next_id(), bytearray(_filter_bits(runs[0].level + 1) // 8))
+
+    def merge_some(self, merge: Merge) -> Run | None:
+        """Merge some more buckets in one transaction; return the new run when it has replaced the old ones.
+
+        Raises:
+            DamageError: A bucket is missing or damaged.
+        """
+        level = merge.runs[0].level
+        end = min(merge.done + _STEP, _buckets(level))
+        run = None
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for bucket in range(merge.done, end):
+                self._put_buckets(merge.id, bucket * FAN, self._split(merge, bucket))
+            if end == _buckets(level):
+                run = Run(merge.id, merge.runs[0].first, level + 1, bytes(merge.bits))
+                self._connection.executemany("DELETE FROM leaf_run WHERE id = ?", [(old.id,) for old in merge.runs])
+                self._put_run(run)
+        merge.done = end
+        self._upkeep.wrote((_STEP * FAN * RUN // _buckets(0)) * _ITEM)
+        return run
+
+    def sweep_some(self, merge: Merge) -> bool:
+        """Remove some buckets of the old runs, which look-ups no longer see; return whether there were any."""
+        return any(self._delete_some(run.id << _RUN_BITS, (run.id + 1) << _RUN_BITS) for run in merge.runs)
+
+    def _split(self, merge: Merge, bucket: int) -> list[bytearray]:
+        """Return the eight buckets that one bucket of each old run becomes."""
+        parts = [bytearray() for _ in range(FAN)]
+        shift = 8 * PREFIX_SIZE - _bucket_bits(merge.runs[0].level + 1)
+        for run in merge.runs:
+            items = self._items(run.id, bucket)
+            for at in range(0, len(items), _ITEM):
+                item = items[at : at + _ITEM]
+                prefix = int.from_bytes(item[:PREFIX_SIZE])
+                parts[prefix >> shift & FAN - 1] += item
+                _set(merge.bits, prefix)
+        return parts
+
     def _in_run(self, run: int, level: int, prefix: bytes) -> list[int]:
         bucket = int.from_bytes(prefix) >> (8 * PREFIX_SIZE - _bucket_bits(level))
         items = self._items(run, bucket)
@@ -159,15 +210,11 @@ class LeafStore:
 
     def _items(self, run: int, bucket: int) -> bytes:
         row = self._connection.execute(
-            "SELECT items FROM leaf_bucket WHERE id = ?", (run << _RUN_BITS | bucket,)
+            "SELECT items, crc FROM leaf_bucket WHERE id = ?", (run << _RUN_BITS | bucket,)
         ).fetchone()
-        if row is None:
-            raise DamageError("the leaf index in tiles.db lacks a bucket; it is rebuilt when tiles.db is removed")
+        if row is None or crc32(row[0]) != row[1]:
+            raise DamageError("the leaf index in tiles.db is damaged; it is built anew at the next start")
         return bytes(row[0])
-
-    def begin_merge(self, runs: Sequence[Run]) -> Merge:
-        """Begin to merge eight runs in a row of one level."""
-        return Merge(self, runs, self._next_id())
 
     def _next_id(self) -> int:
         (newest,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM leaf_run").fetchone()
@@ -175,67 +222,40 @@ class LeafStore:
         return self._newest
 
     def _put_buckets(self, run: int, start: int, buckets: Iterable[bytearray]) -> None:
-        rows = [(run << _RUN_BITS | number, bytes(items)) for number, items in enumerate(buckets, start)]
-        self._connection.executemany("INSERT INTO leaf_bucket (id, items) VALUES (?, ?)", rows)
+        rows = [(run << _RUN_BITS | number, bytes(items), crc32(items)) for number, items in enumerate(buckets, start)]
+        self._connection.executemany("INSERT INTO leaf_bucket (id, items, crc) VALUES (?, ?, ?)", rows)
 
     def _put_run(self, run: Run) -> None:
         self._connection.execute(
-            "INSERT INTO leaf_run (id, first, level, filter) VALUES (?, ?, ?, ?)",
-            (run.id, run.first, run.level, run.filter),
+            "INSERT INTO leaf_run (id, first, level, filter, crc) VALUES (?, ?, ?, ?, ?)",
+            (run.id, run.first, run.level, run.filter, crc32(run.filter)),
         )
 
-    def _delete_between(self, start: int, end: int) -> None:
-        """Remove a range of buckets, in transactions of bounded size."""
-        delete = "DELETE FROM leaf_bucket WHERE id IN (SELECT id FROM leaf_bucket WHERE id >= ? AND id < ? LIMIT 512)"
-        while deleted := self._connection.execute(delete, (start, end)).rowcount:
-            self._upkeep.wrote(deleted * 4096)
+    def _delete_some(self, start: int, end: int) -> bool:
+        """Remove buckets of a range in a transaction of bounded size; return whether there were any."""
+        deleted = self._connection.execute(
+            "DELETE FROM leaf_bucket WHERE id IN (SELECT id FROM leaf_bucket WHERE id >= ? AND id < ? LIMIT ?)",
+            (start, end, _SWEEP),
+        ).rowcount
+        self._upkeep.wrote(deleted * (RUN // _buckets(0)) * _ITEM)
+        return deleted > 0
 
 
+@dataclass(slots=True)
 class Merge:
-    """Eight runs that become one, a part at a time; owned by the thread of the store."""
+    """Eight runs that become one, a part at a time; owned by the thread of the store.
 
-    def __init__(self, store: LeafStore, runs: Sequence[Run], number: int) -> None:
-        self._store = store
-        self._runs = runs
-        self._level = runs[0].level
-        self._id = number
-        self._bits = bytearray(_filter_bits(self._level + 1) // 8)
-        self._done = 0  # buckets of each old run that are in the new one
+    Attributes:
+        runs: The old runs.
+        id: Number of the new one.
+        bits: Its filter so far.
+        done: Buckets of each old run that are in the new one.
+    """
 
-    def step(self) -> Run | None:
-        """Merge some more buckets in one transaction; return the new run when it has replaced the old ones."""
-        store, end = self._store, min(self._done + _STEP, _buckets(self._level))
-        connection = store._connection  # noqa: SLF001 — one unit with its store
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for bucket in range(self._done, end):
-                store._put_buckets(self._id, bucket * FAN, self._split(bucket))  # noqa: SLF001 — as above
-            self._done = end
-            run = None
-            if end == _buckets(self._level):
-                run = Run(self._id, self._runs[0].first, self._level + 1, bytes(self._bits))
-                connection.executemany("DELETE FROM leaf_run WHERE id = ?", [(old.id,) for old in self._runs])
-                store._put_run(run)  # noqa: SLF001 — as above
-        store._upkeep.wrote(_STEP * FAN * RUN // _buckets(0) * _ITEM)  # noqa: SLF001 — as above
-        return run
-
-    def sweep(self) -> None:
-        """Remove the buckets of the old runs; look-ups no longer see them."""
-        for run in self._runs:
-            self._store._delete_between(run.id << _RUN_BITS, (run.id + 1) << _RUN_BITS)  # noqa: SLF001 — as above
-
-    def _split(self, bucket: int) -> list[bytearray]:
-        """Return the eight buckets that one bucket of each old run becomes."""
-        parts = [bytearray() for _ in range(FAN)]
-        shift = 8 * PREFIX_SIZE - _bucket_bits(self._level + 1)
-        for run in self._runs:
-            items = self._store._items(run.id, bucket)  # noqa: SLF001 — as above
-            for at in range(0, len(items), _ITEM):
-                item = items[at : at + _ITEM]
-                prefix = int.from_bytes(item[:PREFIX_SIZE])
-                parts[prefix >> shift & FAN - 1] += item
-                _set(self._bits, prefix)
-        return parts
+    runs: tuple[Run, ...]
+    id: int
+    bits: bytearray = field(repr=False)
+    done: int = 0
 
 
 def prefix_of(leaf_hash: bytes) -> int:

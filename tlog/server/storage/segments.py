@@ -69,14 +69,16 @@ class SqliteStorage:
         segment = None if row is None else Segment(*row)
         return segment if segment is not None and index < segment.end else None
 
-    def entries(self, start: int, end: int) -> list[bytes]:
-        """Return entries [start, end)."""
+    def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:
+        """Return entries [start, end), or fewer; see Storage."""
         found: list[bytes] = []
-        while start + len(found) < end:
+        size = 0
+        while start + len(found) < end and size < max_bytes:
             at = start + len(found)
             segment = self.segment_at(at)
             if segment is None:
                 raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair")
+            size += len(segment.entries)
             found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
         return found
 

@@ -7,6 +7,7 @@ their run, stand in the wrong bucket or are missing in the filter are damage, to
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,13 @@ class StoredLeaves:
         self._findings = findings
         self._runs: list[_Run] = []
         self.end = 0
-        for row in connection.execute("SELECT id, first, level, filter FROM leaf_run ORDER BY first"):
+        for *row, crc in connection.execute("SELECT id, first, level, filter, crc FROM leaf_run ORDER BY first"):
             run = _Run(*row)
             if run.first != self.end or not 0 <= run.level < _MAX_LEVEL:
                 findings.damage(TILES, f"the leaf index does not go on at entry {self.end}")
                 break
-            if len(run.filter) * 8 != run.count * _FILTER_BITS:
-                findings.damage(TILES, f"the leaf index from entry {run.first} on has a filter of another size")
+            if len(run.filter) * 8 != run.count * _FILTER_BITS or zlib.crc32(run.filter) != crc:
+                findings.damage(TILES, f"the leaf index from entry {run.first} on has a filter that is not its own")
                 break
             self._runs.append(run)
             self.end += run.count
@@ -70,10 +71,10 @@ class StoredLeaves:
     def _items(self, run: _Run, bucket: int) -> bytes | None:
         key = run.id << _RUN_BITS | bucket
         try:
-            row = self._connection.execute("SELECT items FROM leaf_bucket WHERE id = ?", (key,)).fetchone()
+            row = self._connection.execute("SELECT items, crc FROM leaf_bucket WHERE id = ?", (key,)).fetchone()
         except sqlite3.DatabaseError:
             return None
-        return None if row is None or len(row[0]) % _ITEM else bytes(row[0])
+        return None if row is None or len(row[0]) % _ITEM or zlib.crc32(row[0]) != row[1] else bytes(row[0])
 
     def find(self, leaf: bytes, before: int) -> Iterator[int]:
         """Yield the indexes up to one that the index gives for the prefix of a leaf hash."""
@@ -128,7 +129,9 @@ class StoredLeaves:
         for bucket in range(1 << run.bucket_bits):
             items = self._items(run, bucket)
             if items is None:
-                self._findings.damage(TILES, f"the leaf index from entry {run.first} on lacks a bucket")
+                self._findings.damage(
+                    TILES, f"the leaf index from entry {run.first} on lacks a bucket, or it is damaged"
+                )
                 continue
             for at in range(0, len(items), _ITEM):
                 prefix, index = items[at : at + PREFIX_SIZE], int.from_bytes(items[at + PREFIX_SIZE : at + _ITEM])

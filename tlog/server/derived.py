@@ -1,0 +1,246 @@
+"""Bringing derived data up to the signed head, when a log is opened: tiles, bundles and the leaf index.
+
+1  what tiles.db holds is opened, and the entries above it are read, hashed and followed like new ones
+2  the tree must have the root of the signed head; where it has not, everything is built anew beside it
+3  the newest tiles fit the level above, and the newest entries their tiles
+
+Reading goes by parts of bounded size, so that a machine that could write a log can open it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from tlog.edge import Edge, extend
+from tlog.errors import FormatError, TreeheadError
+from tlog.merkle import leaf_hash, tree_root
+from tlog.server.errors import DamagedFileError, DamageError, StartRefusedError
+from tlog.server.follower import Follower
+from tlog.server.leaves import LeafIndex
+from tlog.server.overlay import Overlay, first_tile
+from tlog.server.storage.database import Database, running
+from tlog.server.storage.leaves import RUN, LeafStore
+from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.tree import stored_hashes
+from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Tile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tlog.server.storage import SignedHead, Storage
+
+CHUNK = 1 << 14
+"""Entries that are read and hashed at a time while catching up: 64 bundles, one transaction of the follower."""
+
+CHUNK_BYTES = 16 << 20
+"""Bytes after which a part that is read ends, where entries are large."""
+
+RECENT = 1 << 14
+"""Entries below the tiles that are re-hashed at each start: 20 ms of work, and the part most likely to be torn."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What derived data is made from.
+
+    Attributes:
+        thread: The thread that owns the storage.
+        storage: The entries.
+        head: The signed head.
+    """
+
+    thread: Database
+    storage: Storage
+    head: SignedHead
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The tree up to the signed head, in memory and in tiles.db.
+
+    Attributes:
+        edge: Its right edge.
+        overlay: Its newest part.
+        leaves: Its leaf index.
+        follower: What moves tiles and leaf index on.
+    """
+
+    edge: Edge
+    overlay: Overlay
+    leaves: LeafIndex
+    follower: Follower
+
+
+@asynccontextmanager
+async def bring_up(source: Source, path: Path) -> AsyncIterator[Derived]:
+    """Bring derived data up to the signed head: what is there, or else new data, which replaces it once it fits.
+
+    Args:
+        source: The entries.
+        path: tiles.db.
+
+    Raises:
+        StartRefusedError: The entries do not have the root of the signed head, or are damaged.
+    """
+    async with _brought_up(source, path) as derived:
+        if derived is not None:
+            yield derived
+            return
+    await _rebuild(source, path)
+    async with _brought_up(source, path) as derived:
+        if derived is None:
+            raise StartRefusedError("tiles.db changed while it was opened; start again")
+        yield derived
+
+
+@asynccontextmanager
+async def _brought_up(source: Source, path: Path) -> AsyncIterator[Derived | None]:
+    """Open tiles and bring them up to the signed head; None if they are missing, damaged, or not of its tree."""
+    try:
+        thread = await Database.open(partial(open_tiles, path)) if path.exists() else None  # noqa: ASYNC240 — nothing else runs yet
+    except DamagedFileError:
+        thread = None
+    if thread is None:
+        yield None
+        return
+    try:
+        yield await _bring_up(source, thread)
+    finally:
+        await thread.close()
+
+
+async def _rebuild(source: Source, path: Path) -> None:
+    """Build tiles from the entries beside the old ones, which may hold the only good copy until the new ones fit."""
+    fresh = path.with_name(f"{path.name}.new")
+    _remove(fresh)
+    if source.head.size > TILE_WIDTH:  # a new log has none to build
+        log.info("tiles.rebuilding", of=source.head.size)
+    async with running(partial(open_tiles, fresh, create=True)) as thread:
+        if await _bring_up(source, thread) is None:
+            raise StartRefusedError(
+                f"the entries of log.db do not have the root of the signed head {source.head.size}: an entry was "
+                "changed. Restore the right log.db, or see: tlogd repair"
+            )
+    _remove(path)
+    fresh.rename(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove derived tiles, with what SQLite keeps beside them."""
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+async def _bring_up(source: Source, thread: Database) -> Derived | None:
+    """Bring the tiles of a store up to the signed head; None if they are damaged, or not of its tree."""
+    try:
+        store = await thread.run(TileStore)
+        overlay = await thread.run(partial(_open_overlay, store))
+        position = overlay.position
+        leaves = await _open_leaves(thread, store, position)
+        follower = Follower(thread, store, overlay, leaves)
+        edge = await _catch_up(source, overlay, leaves, follower)
+        if (edge.size, edge.root()) != (source.head.size, source.head.root):
+            return None
+        await thread.run(partial(_check_recent_tiles, store, overlay))
+        await _check_recent(source, thread, store, position)
+    except sqlite3.OperationalError as error:
+        raise StartRefusedError(f"tiles.db cannot be used: {error}") from error  # a full disk, or one that fails
+    except (DamageError, FormatError, sqlite3.DatabaseError) as error:
+        log.warning("tiles.damaged", reason=str(error))
+        return None
+    return Derived(edge, overlay, leaves, follower)
+
+
+async def _open_leaves(thread: Database, store: TileStore, position: int) -> LeafIndex:
+    """Open the leaf index, with the newest entries that it has in memory: their leaf hashes are in the tiles."""
+    leaf_store = await thread.run(LeafStore)
+    await thread.run(lambda _: leaf_store.sweep())
+    leaves = LeafIndex(thread, leaf_store, await thread.run(lambda _: leaf_store.runs()))
+    if not 0 <= position - leaves.position < 2 * RUN:
+        raise DamageError("the leaf index of tiles.db does not go as far as its tiles")
+    tiles = [Tile(0, index) for index in range(leaves.position // TILE_WIDTH, position // TILE_WIDTH)]
+    for tile, row in zip(tiles, await thread.run(lambda _: stored_hashes(store, tiles)), strict=True):
+        leaves.extend(tile.index * TILE_WIDTH, row)
+    return leaves
+
+
+async def _catch_up(source: Source, overlay: Overlay, leaves: LeafIndex, follower: Follower) -> Edge:
+    """Read the entries from the position of the tiles up to the signed head, and return the edge of their tree."""
+    start, size = overlay.position, source.head.size
+    peaks = [overlay.hash_of(node) for node in Edge(start).nodes()]
+    edge = Edge(start, tuple(peak for peak in peaks if peak is not None))
+    if len(edge.peaks) != len(peaks):
+        raise DamageError("the tiles of tiles.db do not reach its position")
+    while edge.size < size:
+        entries = await source.thread.run(partial(_read_entries, source, edge.size, min(size, edge.size + CHUNK)))
+        leaf_hashes = [leaf_hash(entry) for entry in entries]
+        growth = extend(edge, leaf_hashes)
+        overlay.extend(growth, entries)
+        leaves.extend(edge.size, leaf_hashes)
+        edge = growth.new
+        await follower.catch_up()
+        while await leaves.merge():
+            pass
+        if size - start > CHUNK:
+            log.info("tiles.building", entries=edge.size, of=size)
+    return edge
+
+
+def _open_overlay(store: TileStore, _: object) -> Overlay:
+    """Begin an overlay at the position of a store: partial tiles of upper levels follow from the full ones below."""
+    position = store.position()
+    partials = {}
+    for level in range(1, (position.bit_length() + TILE_HEIGHT - 1) // TILE_HEIGHT):
+        below = range(first_tile(position, level) * TILE_WIDTH, position >> TILE_HEIGHT * level)
+        partials[level] = [tree_root(row) for row in stored_hashes(store, [Tile(level - 1, index) for index in below])]
+    return Overlay(position, partials)
+
+
+def _read_entries(source: Source, start: int, end: int, _: object) -> list[bytes]:
+    try:
+        return source.storage.entries(start, end, CHUNK_BYTES)
+    except (TreeheadError, sqlite3.Error) as error:
+        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
+
+
+def _recent_tiles(position: int) -> list[Tile]:
+    """Return the addresses of the newest full tiles of leaf hashes below a position."""
+    return [Tile(0, index) for index in range(max(0, position - RECENT) // TILE_WIDTH, position // TILE_WIDTH)]
+
+
+def _check_recent_tiles(store: TileStore, overlay: Overlay, _: object) -> None:
+    """Check the newest tiles against the level above, so that a damaged tile is never taken for a changed entry."""
+    tiles = _recent_tiles(overlay.position)
+    for tile, row in zip(tiles, stored_hashes(store, tiles), strict=True):
+        wanted = overlay.hash_of((TILE_HEIGHT, tile.index))
+        if wanted is None:
+            (above,) = stored_hashes(store, [Tile(1, tile.index // TILE_WIDTH)])
+            wanted = above[tile.index % TILE_WIDTH]
+        if tree_root(row) != wanted:
+            raise DamageError(f"{tile.path} in tiles.db is damaged")
+
+
+async def _check_recent(source: Source, thread: Database, store: TileStore, position: int) -> None:
+    """Check the newest entries: tiles lead to the signed root, so where an entry differs, the entry was changed."""
+    start = max(0, position - RECENT)
+    tiles = _recent_tiles(position)
+    wanted = [value for row in await thread.run(lambda _: stored_hashes(store, tiles)) for value in row]
+    checked = start
+    while checked < position:
+        for entry in await source.thread.run(partial(_read_entries, source, checked, position)):
+            if leaf_hash(entry) != wanted[checked - start]:
+                raise StartRefusedError(
+                    f"entry {checked} in log.db is not the one in the signed tree: it was changed. "
+                    "Restore the right log.db, or see: tlogd repair"
+                )
+            checked += 1
