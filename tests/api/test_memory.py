@@ -53,12 +53,13 @@ async def test_all_bodies_together_are_bounded_and_it_passes(api: Api, monkeypat
         head = "\r\n".join([*lines, "", ""]).encode()
         sending = asyncio.create_task(slow.send(head + batch[:-1]))
         await asyncio.wait_for(arrived.wait(), 20)
-        refused = await api.post("/v1/entries", bytes(1001))
+        refused = await api.post("/v1/entries", bytes(1002))
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-        assert (await api.post("/v1/entries", bytes(1000))).status == 201
+        assert (await api.post("/v1/entries", bytes(1001))).status == 201
         sending.cancel()
+        await asyncio.wait([sending])
     for number in range(1000):
-        if (await api.post("/v1/entries", b"%d" % number * 1001)).status == 201:
+        if (await api.post("/v1/entries", b"%d" % number * 1002)).status == 201:
             return
     raise AssertionError("what was held is not given back")
 
