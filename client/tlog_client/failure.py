@@ -25,7 +25,7 @@ _SLOW = "the answer of {place} took longer than {seconds:g} s"
 _CLOSED = "{place} closed the connection before its answer was complete"
 
 _SENTENCES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("gaierror", "ClientConnectorDNSError"), "the name {host} cannot be resolved; check the URL"),
+    (("gaierror", "ClientConnectorDNSError"), "the name {host} cannot be resolved"),
     (("SSLCertVerificationError",), "the TLS certificate of {place} is not valid: {detail}"),
     (("SSLError",), "no TLS with {place}; perhaps its address begins with http://"),
     (("ConnectionRefusedError",), "nothing listens at {place}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -15,6 +16,9 @@ from tlog_client.report import ExitCode, exit_code, show_error
 
 def main() -> None:
     """Run the command, and end the process."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: without it, a file opened later would get its number
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # it stays open
     sys.exit(run(sys.argv[1:]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,7 +19,7 @@ from tlog.policy import MAX_POLICY_SIZE, Policy, parse_policy
 from tlog_client.state import default_state_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass
@@ -239,13 +240,22 @@ def read_file(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             return _read_all(file.read(limit + 1), path, limit)
     except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise click.UsageError(f"{path} cannot be read: {error.strerror or 'it is closed'}") from error
 
 
 def _read_all(data: bytes, path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise click.UsageError(f"{path} has more than {limit} bytes")
     return data
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file of the user in the error that says why it is none of its format."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def read_vkey(text: str) -> str:
@@ -266,4 +276,13 @@ def _read_policy(vkey: str | None, path: Path | None) -> Policy:
             return parse_policy(read_file(path, MAX_POLICY_SIZE))
         return Policy.of_log(read_vkey(vkey or ""))
     except FormatError as error:
-        raise click.UsageError(f"{'--policy' if path else '--vkey'}: {error}") from error
+        raise click.UsageError(f"{_named(vkey, path)}: {error}") from error
+
+
+def _named(vkey: str | None, path: Path | None) -> str:
+    """Name what cannot be used by its file, and never by its text, which may be a private key."""
+    if vkey is None:
+        return f"--policy {path}"
+    if vkey.startswith("@"):
+        return f"--vkey {vkey}"
+    return f"--vkey (@{vkey} reads that file)" if os.path.lexists(vkey) else "--vkey"

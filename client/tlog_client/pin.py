@@ -9,10 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tlog.errors import NotFoundError
 from tlog.note import parse_vkey
 from tlog.policy import Policy
-from tlog_client.state import KINDS, Saved, StateError, StateFile, alone, locked, read_state, state_path, sync_folder
+from tlog_client.state import (
+    KINDS,
+    NotKeptError,
+    Saved,
+    StateError,
+    StateFile,
+    alone,
+    locked,
+    read_state,
+    state_path,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +71,7 @@ def add_key(state_dir: Path, vkey: str) -> list[str]:
 
     Raises:
         FormatError: Not a vkey.
-        NotFoundError: Nothing is kept of that log: its first use will pin the key.
+        NotKeptError: Nothing is kept of that log: its first use will pin the key.
         StateError: A state file cannot be used, or is in use.
     """
     origin = parse_vkey(vkey).name
@@ -72,7 +82,7 @@ def add_key(state_dir: Path, vkey: str) -> list[str]:
             if (saved := read_state(path)) is not None:
                 keys += _pin(StateFile(path, kind, _policy_of(saved)), saved, vkey)
     if not keys:
-        raise NotFoundError(f"nothing is kept of {origin} in {state_dir}; the first use pins the key that it is given")
+        raise NotKeptError(f"nothing is kept of {origin} in {state_dir}; the first use pins the key that it is given")
     return list(dict.fromkeys(keys))
 
 
@@ -94,7 +104,7 @@ def forget(state_dir: Path, origin: str) -> list[Path]:
     """Remove what is kept of a log, evidence excepted; return the files that were removed.
 
     Raises:
-        NotFoundError: Nothing is kept of it.
+        NotKeptError: Nothing is kept of it.
         StateError: A state file cannot be removed, or is in use.
     """
     removed: list[Path] = []
@@ -107,5 +117,5 @@ def forget(state_dir: Path, origin: str) -> list[Path]:
                     removed.append(path)
         sync_folder(state_dir)
     if not removed:
-        raise NotFoundError(f"nothing is kept of {origin} in {state_dir}")
+        raise NotKeptError(f"nothing is kept of {origin} in {state_dir}")
     return removed

@@ -27,7 +27,7 @@ from tlog.errors import (
     VerificationError,
 )
 from tlog_client.run import OptionError
-from tlog_client.state import BadEntryError
+from tlog_client.state import BadEntryError, NotKeptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ MEANINGS = {
     ExitCode.STALE: "stale: no larger head for longer than --max-idle (monitor)",
     ExitCode.NOT_FOUND: "the log has no such thing",
     ExitCode.UNAVAILABLE: "network or server unavailable; nothing was proven",
-    ExitCode.NOT_AUTHORISED: "not authorised",
+    ExitCode.NOT_AUTHORISED: "not authorised, or the log takes no entries",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 
@@ -71,6 +71,7 @@ _ERRORS: tuple[tuple[type[Exception], ExitCode, str], ...] = (
     (PolicyError, ExitCode.POLICY, "it may be met later: try again"),
     (VerificationError, ExitCode.VERIFICATION, "do not rely on this; check that key, log and files belong together"),
     (FormatError, ExitCode.VERIFICATION, "do not rely on this; check that key, log and files belong together"),
+    (NotKeptError, ExitCode.NOT_FOUND, "tlog trust show lists what is"),
     (NotFoundError, ExitCode.NOT_FOUND, "check the URL, and the index if you gave one"),
     (PushbackError, ExitCode.UNAVAILABLE, "try again later"),
     (RefusedError, ExitCode.OTHER, "check what was asked for"),
@@ -91,15 +92,16 @@ def exit_code(error: Exception) -> ExitCode:
 
 def show_error(error: Exception, *, as_json: bool, alarm: str | None = None) -> None:
     """Print an error as one line on stderr, or as a JSON object on stdout."""
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = error.format_message().rstrip(".") if isinstance(error, click.ClickException) else str(error)
     evidence = getattr(error, "evidence", None)
     if as_json:
         kind = "ForkError" if isinstance(error, ForkError) else type(error).__name__
         fields: dict[str, object] = {"error": kind, "message": message, "evidence": str(evidence) if evidence else None}
         show_json({"alarm": alarm, **fields} if alarm else fields)
         return
-    advice = "give a token with --token-file" if exit_code(error) == ExitCode.NOT_AUTHORISED else ""
-    advice = advice or next((text for kind, _, text in _ERRORS if isinstance(error, kind)), "")
+    advice = next((text for kind, _, text in _ERRORS if isinstance(error, kind)), "")
+    if exit_code(error) == ExitCode.NOT_AUTHORISED:  # a proxy says 401, a log that takes nothing more 403, and why
+        advice = "give a token with --token-file" if getattr(error, "status", 0) == 401 else ""
     notes = list(getattr(error, "__notes__", ()))
     line = "; ".join(part for part in (message, *notes, advice) if part)
     prefix = f"ALARM ({alarm}): " if alarm else ""

@@ -28,7 +28,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlog.errors import ForkError, FormatError, TreeheadError, VerificationError
+from tlog.errors import ForkError, FormatError, NotFoundError, TreeheadError, VerificationError
 from tlog.note import parse_vkey
 from tlog.policy import Policy
 from tlog.strict import parse_base64
@@ -47,6 +47,10 @@ _FORMAT = "treehead/{}/v1"
 
 class StateError(TreeheadError):
     """A state file that cannot be used; the message says what to do."""
+
+
+class NotKeptError(NotFoundError):
+    """Nothing is kept on this machine of the log that was named."""
 
 
 class BadEntryError(VerificationError):

@@ -39,14 +39,17 @@ def read_entries(files: Sequence[str], *, lines: bool) -> Iterator[bytes]:
     """Read entries as they are asked for; `-` is stdin.
 
     Raises:
-        OptionError: An entry is too long, or a file cannot be read.
+        OptionError: An entry is too long, a file cannot be read, or stdin is to be an entry and is empty.
     """
     for name in files:
         shown = "stdin" if name == "-" else name
         try:
             with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:  # 0 has no path
                 if not lines:
-                    yield _bounded(file.read(MAX_ENTRY_SIZE + 1), shown)
+                    entry = file.read(MAX_ENTRY_SIZE + 1)
+                    if not entry and name == "-":  # a pipe from a command that failed
+                        raise OptionError("stdin is empty, and no entry; to append one of 0 bytes, name /dev/null")
+                    yield _bounded(entry, shown)
                     continue
                 number = 0
                 while line := file.readline(MAX_ENTRY_SIZE + 2):
@@ -195,6 +198,7 @@ class Submission:
                 await self._wait(patience, error)
             except (PushbackError, UnavailableError) as error:
                 if isinstance(error, UnreachableError) and not self._has_answered:
+                    self.sent -= len(batch)
                     raise  # nobody was there from the beginning: the address is wrong, and nothing was sent
                 await self._wait(patience, error)
         return await self._try(batch, key, unchecked)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.simulated_log import OTHER, Lie, SimulatedLog, always, changed, entry_of, flipped, serving
-from tlog.note import sign_note
+from tlog.note import Signer, sign_note
 from tlog.policy import Policy
 from tlog.proof import parse_proof, verify_proof
 from tlog_client import cli, patience, submit
@@ -133,7 +133,61 @@ def test_a_busy_log_is_asked_again_as_it_wishes(
     log.lies["v1/entries"] = always(503)
     log.asked.clear()
     assert run(["submit", "a"]) == ExitCode.UNAVAILABLE
-    assert len(log.asked) == submit.MAX_TRIES
+    assert log.asked == ["checkpoint", *["v1/entries/batch"] * submit.MAX_TRIES]
+
+
+def test_nothing_is_submitted_to_a_log_of_another_key(log: SimulatedLog) -> None:
+    other = Signer(log.vkey.partition("+")[0], bytes(32)).verifier.vkey
+    for lines in ([], ["--lines"]):
+        out, err = start("submit", *lines, "--vkey", other).communicate(b"mine\n")
+        assert (out, b"do not rely on this" in err) == (b"", True)
+    assert (len(log.tree.entries), "v1/entries/batch" in log.asked) == (300, False)
+
+
+def test_an_empty_stdin_is_no_entry_and_an_empty_file_is_one(log: SimulatedLog) -> None:
+    process = start("submit")
+    assert b"stdin is empty" in process.communicate(b"")[1]
+    assert (process.returncode, len(log.tree.entries)) == (ExitCode.USAGE, 300)
+    assert run(["submit", os.devnull]) == 0
+    assert log.tree.entries[300:] == [b""]
+
+
+def test_where_nobody_listens_nothing_may_have_been_appended() -> None:
+    said = start("submit", "--lines", "--log", "http://127.0.0.1:1").communicate(b"a\nb\n")[1]
+    assert b"; 0 indexes were printed, and 0 more entries may have been appended; " in said
+
+
+@pytest.mark.parametrize("arguments", [["checkpoint"], ["verify", "-", "none"], ["submit"], ["get", "0"], ["--help"]])
+def test_closed_standard_streams_are_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "none").touch()
+    code = "import sys; sys.stdin = sys.stdout = None; from tlog_client.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=60, check=False)
+    assert (done.returncode in set(ExitCode), b"Traceback" in done.stderr) == (True, False)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_is_asked_for_only_where_one_helps(
+    log: SimulatedLog, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    log.lies["checkpoint"] = always(status)
+    assert run(["checkpoint"]) == ExitCode.NOT_AUTHORISED
+    assert ("--token-file" in capsys.readouterr().err) == (status == 401)
+
+
+def test_a_key_that_is_a_file_without_its_sign_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log.vkey").touch()
+    assert run(["checkpoint", "--vkey", "log.vkey"]) == ExitCode.USAGE
+    assert "(@log.vkey reads that file)" in capsys.readouterr().err
+    assert run(["checkpoint", "--vkey", "PRIVATE+KEY+secret"]) == ExitCode.USAGE
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_a_file_that_is_none_of_its_format_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    (tmp_path / "a").write_bytes(b"a")
+    for command in (["verify", "a", "junk"], ["consistency", "junk", "latest"]):
+        assert run(command) == ExitCode.VERIFICATION
+        assert capsys.readouterr().err.startswith("tlog: junk: ")
 
 
 def test_a_key_is_read_from_a_file_and_the_command_line_goes_first(log: SimulatedLog, tmp_path: Path) -> None:

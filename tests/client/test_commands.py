@@ -383,6 +383,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     assert run(["monitor", "--once", "--max-idle", text]) == ExitCode.USAGE
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1h"])
+def test_what_is_no_interval_is_refused(text: str) -> None:
+    assert run(["monitor", "--once", "--interval", text]) == ExitCode.USAGE
+
+
 def test_a_policy_of_several_logs_is_a_usage_error_before_anything_is_asked(
     log: SimulatedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ async def test_a_server_that_does_not_answer_as_it_should(
     [
         ("http://127.0.0.1:1", "nothing listens at 127.0.0.1:1"),
         ("http://localhost:1", "nothing listens at localhost:1"),
-        ("http://no-such-log.invalid", "the name no-such-log.invalid cannot be resolved; check the URL"),
+        ("http://no-such-log.invalid", "the name no-such-log.invalid cannot be resolved"),
     ],
 )
 async def test_nobody_there(kind: str, url: str, sentence: str) -> None:

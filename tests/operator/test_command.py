@@ -81,6 +81,12 @@ def test_a_reader_that_goes_away_is_no_traceback(data: Path) -> None:
     assert (process.returncode, said) == (1, b"")
 
 
+def test_closed_standard_streams_are_no_traceback(data: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *TLOGD, "status", "--config", str(data / "treehead.toml")]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # Errors.
 
 
@@ -101,6 +107,7 @@ def test_init_ends_with_2_for_a_taken_folder_and_a_bad_origin(tmp_path: Path, tl
     (tmp_path / "taken").mkdir()
     assert tlogd("init", "--origin", "a", "--data", tmp_path / "taken").code == 2
     assert tlogd("init", "--origin", "a b", "--data", tmp_path / "new").code == 2
+    assert "leave out the scheme" in tlogd("init", "--origin", "https://a/b", "--data", tmp_path / "new").err
     assert tlogd("init", "--origin", "a", "--data", tmp_path / "new", "--checkpoints", tmp_path / "taken").code == 2
     assert not (tmp_path / "new").exists()
 
@@ -191,7 +198,8 @@ def test_junk_in_the_place_of_any_file_is_no_traceback(data: Path, tlogd: Tlogd,
         assert done.code == 0 or done.err or "damaged:" in done.out
     if junk == "missing" and name in ("log.db", "checkpoints.db"):
         served = run_tlogd("serve", "--config", config, "--port", "0")
-        assert (served.returncode, served.stderr) == (3, f"tlogd: {path} is missing\n")
+        assert served.returncode == 3
+        assert served.stderr == f"tlogd: {path} is missing; tlogd fsck --config FILE says what can be done\n"
 
 
 def test_a_folder_that_cannot_be_written_is_told(data: Path, tlogd: Tlogd) -> None:

@@ -278,7 +278,7 @@ def test_what_cannot_be_a_key_is_refused_and_leaves_nothing(tmp_path: Path, tlog
     right, wrong = secret_file(tmp_path / "right"), secret_file(tmp_path / "wrong", b"wrong")
     junk = secret_file(tmp_path / "junk", b"\xff" * 100)
     cases: list[tuple[int, str, tuple[str | Path, ...]]] = [
-        (1, "is encrypted", ("--key", tmp_path / "k")),
+        (1, "is encrypted; name its passphrase with --passphrase-file FILE", ("--key", tmp_path / "k")),
         (1, "the passphrase is wrong", ("--key", tmp_path / "k", "--passphrase-file", wrong)),
         (1, "not a private key", ("--key", junk)),
         (1, "the key . cannot be read", ("--key", ".")),

@@ -368,7 +368,7 @@ def test_a_second_process_on_a_copy_of_the_data_is_refused_by_the_checkpoint_sto
     shutil.copytree(tmp_path / "log", tmp_path / "copy")
     with Server(tmp_path / "log") as server:
         message = refusal(tmp_path / "copy")
-        assert f"{config.path(config.checkpoints)} cannot be opened: database is locked" in message
+        assert f"{config.path(config.checkpoints)} is in use by another process: database is locked" in message
         assert server.stop() == 0
 
 

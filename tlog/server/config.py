@@ -129,8 +129,10 @@ def read_config(path: Path) -> Config:
         ConfigError: It is missing, not TOML, or has an unknown, missing or wrong setting.
     """
     config = _convert(path, _read(path), Config)
-    if config.version != VERSION or config.directory:
-        raise ConfigError(f"{path}: version must be {VERSION}, and directory is not a setting")
+    if config.version != VERSION:
+        raise ConfigError(f"{path}: version must be {VERSION}, and not {config.version}")
+    if config.directory:
+        raise ConfigError(f"{path}: directory is not a setting")
     return msgspec.structs.replace(config, directory=str(path.absolute().parent))
 
 
@@ -146,7 +148,7 @@ def read_server_config(path: Path) -> ServerConfig:
         return ServerConfig(config.http, config.limits, {"": config})
     file = _convert(path, table, _ServerFile)
     if file.version != VERSION:
-        raise ConfigError(f"{path}: version must be {VERSION}")
+        raise ConfigError(f"{path}: version must be {VERSION}, and not {file.version}")
     logs = {mount.prefix: read_config(path.absolute().parent / mount.data / CONFIG_NAME) for mount in file.log}
     if len(logs) < len(file.log) or len({config.origin for config in logs.values()}) < len(file.log):
         raise ConfigError(f"{path}: two logs have the same prefix or the same origin")

@@ -25,7 +25,7 @@ from tlog.note import KEY_SIZE, Signer, sign_note
 from tlog.server.commit import Commit
 from tlog.server.config import CONFIG_NAME, Config, format_config
 from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
-from tlog.server.signer import read_key, read_passphrase, write_key
+from tlog.server.signer import read_key, read_key_file, read_passphrase, write_key
 from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.segments import SqliteStorage, open_segments
@@ -121,6 +121,8 @@ def create_log(
 
 
 def _new_signer(origin: str) -> Signer:
+    if origin.startswith(("https://", "http://")):
+        raise UnusableNameError(f"{origin!r} cannot be an origin: leave out the scheme, {origin.partition('://')[2]!r}")
     try:
         return Signer(origin, os.urandom(KEY_SIZE))
     except FormatError as error:
@@ -131,6 +133,8 @@ def _signer(origin: str, key: KeySource) -> tuple[Signer, bytes | None]:
     """Return the key of a new log, and the passphrase that it is to be encrypted under."""
     try:
         passphrase = read_passphrase(key.passphrase_file) if key.passphrase_file else None
+        if key.file and passphrase is None and not isinstance(read_key_file(key.file), Signer):
+            raise CreateError(f"{key.file} is encrypted; name its passphrase with --passphrase-file FILE")
         signer = read_key(key.file, passphrase) if key.file else _new_signer(origin)
     except StartRefusedError as error:
         raise CreateError(str(error)) from error

@@ -20,7 +20,7 @@ class InUseError(StartRefusedError):
 
 
 class MissingFileError(StartRefusedError):
-    """A file of the log is missing."""
+    """A database of the log is missing."""
 
 
 class DamagedFileError(StartRefusedError):

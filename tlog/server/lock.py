@@ -128,12 +128,14 @@ class Glance:
         """Look.
 
         Raises:
-            OSError: The file is there and cannot be opened.
+            StartRefusedError: The file is there and cannot be opened.
         """
         try:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return self
+        except OSError as error:
+            raise StartRefusedError(f"{self._path} cannot be opened: {error.strerror}") from error
         if not _try(self._descriptor, fcntl.LOCK_SH):
             self.holder = _read_holder(self._path)
         return self

@@ -16,6 +16,8 @@ def main() -> None:
         print(f"tlogd: {missing[0]} is missing; install: pip install 'treehead[server]'", file=sys.stderr)  # noqa: T201 — as said
         raise SystemExit(1)
 
-    from tlog.server.cli import run
-
+    try:
+        from tlog.server.cli import run
+    except KeyboardInterrupt:  # while it is imported, which takes a while
+        raise SystemExit(130) from None
     run()

@@ -28,7 +28,7 @@ from nacl.secret import SecretBox
 
 from tlog.errors import FormatError
 from tlog.note import Signer, parse_skey, parse_vkey
-from tlog.server.errors import MissingFileError, StartRefusedError
+from tlog.server.errors import StartRefusedError
 from tlog.strict import check_text, parse_base64, parse_decimal, split_lines
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _read_secret(path: Path, what: str, forbidden: int, limit: int) -> bytes:
                 raise StartRefusedError(f"{path} can be read by others than its owner; set: chmod 400 {path}")
             return file.read(limit)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError(f"{what} {path} is missing") from error
+        raise StartRefusedError(f"{what} {path} is missing") from error
     except (OSError, ValueError) as error:
         raise StartRefusedError(f"{what} {path} cannot be read: {getattr(error, 'strerror', error)}") from error
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tlog.errors import FormatError, TreeheadError
 from tlog.freeze import is_freeze
 from tlog.note import Signer
-from tlog.server.errors import MissingFileError
+from tlog.server.errors import StartRefusedError
 from tlog.server.head import log_verifier, served_head, stored_head
 from tlog.server.lock import LOCK_NAME, Glance
 from tlog.server.signer import read_key_file
@@ -135,7 +135,7 @@ def _key_state(config: Config) -> str:
         return "plain"
     passphrase = config.passphrase_path()
     if passphrase is None or not passphrase.exists():
-        raise MissingFileError(
+        raise StartRefusedError(
             f"the key is encrypted, and its passphrase is missing: passphrase = {config.passphrase!r}"
         )
     return "encrypted"

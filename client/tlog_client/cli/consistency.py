@@ -9,7 +9,7 @@ import click
 
 from tlog.errors import ForkError
 from tlog.note import MAX_NOTE_SIZE
-from tlog_client.option import FILE, output_options, perhaps_online_options, read_file
+from tlog_client.option import FILE, naming, output_options, perhaps_online_options, read_file
 from tlog_client.report import show_json
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def _resolve(flows: Flows, runner: SyncRunner | None, names: tuple[str, str]) ->
                 raise click.UsageError("no head of this log is trusted yet; tlog checkpoint begins with the newest")
             heads.append(trusted)
         else:
-            heads.append(flows.trust.open(read_file(Path(name), MAX_NOTE_SIZE)))
+            with naming(Path(name)):
+                heads.append(flows.trust.open(read_file(Path(name), MAX_NOTE_SIZE)))
     if runner:
         runner.run(flows.close())
     if heads[0].head.size > heads[1].head.size:
@@ -105,7 +106,9 @@ def _check(flows: Flows, runner: SyncRunner | None, pair: tuple[Signed, Signed],
     old, new = pair
     if proof_file:
         data = read_file(proof_file, MAX_PROOF_FILE_SIZE)
-        verify_pair(old, new, parse_consistency(data))
+        with naming(proof_file):
+            proof = parse_consistency(data)
+        verify_pair(old, new, proof)
         return data
     if old.head.size in (0, new.head.size):
         verify_pair(old, new, None)

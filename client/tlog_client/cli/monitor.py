@@ -33,11 +33,14 @@ def monitor(options: Options, interval: float, max_idle: float | None, *, once: 
       tlog monitor --interval 60 --max-idle 36h --json
     """  # noqa: D301  # \b is click's
     import asyncio
+    from math import isfinite
 
     from tlog_client.monitor import Monitor, watch
     from tlog_client.run import AsyncRunner
     from tlog_client.stop import stoppable
 
+    if not isfinite(interval):
+        raise click.UsageError("--interval is a number of seconds")
     with progress("checking", as_json=options.as_json) as advance:
         watching = Monitor(options.policy, options.state_dir, advance)
         news = News(as_json=options.as_json, max_idle=max_idle)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlog.errors import TreeheadError
+from tlog.errors import CouldNotCheckError, TreeheadError
 from tlog_client.option import online_options, output_options
 from tlog_client.report import progress, show_added, show_notice
 
@@ -40,6 +40,7 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
       tlog submit --lines --skip 5000 events.jsonl
     """  # noqa: D301  # \b is click's
     import asyncio
+    from contextlib import suppress
 
     from tlog_client.log import AsyncLog
     from tlog_client.submit import Submission, read_entries
@@ -62,6 +63,10 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
 
         async def run() -> None:
             async with log:
+                with suppress(
+                    CouldNotCheckError
+                ):  # entries stay for ever, so first see that this is the log of the key
+                    await log.checkpoint()
                 await submission.run(entries)
 
         try:

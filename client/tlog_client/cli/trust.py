@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlog.errors import FormatError, NotFoundError
+from tlog.errors import FormatError
 from tlog_client.option import local_options, read_vkey
 from tlog_client.report import show_json
 
@@ -41,10 +41,11 @@ def show(options: Options, origin: str | None) -> None:
       tlog trust show log.example/first --json
     """  # noqa: D301  # \b is click's
     from tlog_client.pin import pinned
+    from tlog_client.state import NotKeptError
 
     known = [one for one in pinned(options.state_dir) if origin in (None, one.origin)]
     if origin is not None and not known:
-        raise NotFoundError(f"nothing is kept of {origin} in {options.state_dir}")
+        raise NotKeptError(f"nothing is kept of {origin} in {options.state_dir}")
     for one in known:
         if options.as_json:
             show_json(_fields(one))
@@ -94,7 +95,7 @@ def add(options: Options, vkey: str) -> None:
     if options.as_json:
         show_json({"origin": origin, "vkeys": keys})
     else:
-        click.echo(f"{len(keys)} keys are pinned for {origin}")
+        click.echo(f"{'1 key is' if len(keys) == 1 else f'{len(keys)} keys are'} pinned for {origin}")
 
 
 def is_terminal() -> bool:

@@ -10,7 +10,7 @@ import click
 from tlog.merkle import leaf_hash
 from tlog.proof import MAX_PROOF_SIZE, parse_proof, verify_proof
 from tlog.tile import MAX_ENTRY_SIZE
-from tlog_client.option import FILE, offline_options, read_file
+from tlog_client.option import FILE, naming, offline_options, read_file
 from tlog_client.report import show_json
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def verify(options: Options, entry: Path, proof: Path) -> None:
       tlog verify - event.tlog-proof --policy log.policy < event.json
     """  # noqa: D301  # \b is click's
     data = read_file(entry, MAX_ENTRY_SIZE)
-    proven = parse_proof(read_file(proof, MAX_PROOF_SIZE))
+    with naming(proof):
+        proven = parse_proof(read_file(proof, MAX_PROOF_SIZE))
     verify_proof(proven, data, options.policy)
     head = options.policy.open_checkpoint(proven.checkpoint)
     if options.as_json:

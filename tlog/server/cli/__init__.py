@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+from pathlib import Path
 
 import click
 
@@ -42,6 +43,9 @@ for _command in (keygen, init, serve, status, fsck, backup, restore, freeze, con
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line, and turn errors into one line and an exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: without it, a database opened later would get its number
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # it stays open
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.exit(_run(arguments, as_json="--json" in arguments))
 

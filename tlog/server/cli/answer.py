@@ -22,7 +22,9 @@ from tlog.server.errors import (
     DamageFoundError,
     Exit,
     InUseError,
+    MissingFileError,
     NoSpaceError,
+    ReadOnlyError,
     StartRefusedError,
     UnusableNameError,
 )
@@ -42,7 +44,7 @@ MEANINGS = {
     Exit.DONE: "done, or verified",
     Exit.FAILED: "failed",
     Exit.USAGE: "wrong usage: an option, a name that is taken, or the configuration",
-    Exit.REFUSED: "refused: the state on disk does not fit, or is in use; trying again will not help",
+    Exit.REFUSED: "refused: the state on disk does not fit, is in use, or was ended; trying again will not help",
     Exit.STOPPED: "stopped to protect the log: an I/O error, or a lost checkpoint store",
     Exit.DAMAGED: "damage found",
     Exit.INTERRUPTED: "interrupted",
@@ -51,12 +53,14 @@ MEANINGS = {
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {int(code):3}  {text}" for code, text in MEANINGS.items())
 
 _ERRORS: tuple[tuple[type[Exception], Exit, str], ...] = (
-    (ConfigError, Exit.USAGE, "see: tlogd config check FILE"),
+    (ConfigError, Exit.USAGE, "mend the file; `tlogd config check FILE` says when it can be used"),
     (UnusableNameError, Exit.USAGE, "choose another name"),
     (click.UsageError, Exit.USAGE, "see --help"),
     (click.ClickException, Exit.USAGE, "see --help"),
     (InUseError, Exit.REFUSED, "stop that process, or wait until it has ended"),
+    (MissingFileError, Exit.REFUSED, "tlogd fsck --config FILE says what can be done"),
     (StartRefusedError, Exit.REFUSED, ""),
+    (ReadOnlyError, Exit.REFUSED, "nothing was changed"),
     (DamageFoundError, Exit.DAMAGED, "see what is damaged: tlogd fsck --config FILE"),
     (CommitError, Exit.STOPPED, "nothing was acknowledged; the next start finds out what is durable"),
     (NoSpaceError, Exit.FAILED, "free some space"),
@@ -76,7 +80,7 @@ def exit_code(error: Exception) -> Exit:
 
 def show_error(error: Exception, *, as_json: bool) -> None:
     """Print an error as one line on stderr, or as a JSON object on stdout."""
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    message = error.format_message().rstrip(".") if isinstance(error, click.ClickException) else str(error)
     message = " ".join(message.split())
     advice = next((text for kind, _, text in _ERRORS if isinstance(error, kind)), "")
     damages = error.damages if isinstance(error, DamageFoundError) else ()

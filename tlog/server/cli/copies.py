@@ -67,11 +67,14 @@ def restore(source: Path, file: Path, data: Path | None, checkpoints: Path | Non
 
     if checkpoints is not None and data is None:
         raise click.UsageError("--checkpoints goes with --data")
+    config = one_log(file)
+    if not source.is_file():
+        raise click.UsageError(f"there is no file {source}")
     with steps(as_json=as_json) as begin:
         if data is None:
-            done = restore_in_place(one_log(file), source, begin)
+            done = restore_in_place(config, source, begin)
         else:
-            done = restore_elsewhere(one_log(file), source, data, checkpoints, begin)
+            done = restore_elsewhere(config, source, data, checkpoints, begin)
     aside = str(done.aside) if done.aside else None
     if as_json:
         fields = {"origin": done.head.origin, "size": done.head.size, "root": done.head.root.hex()}

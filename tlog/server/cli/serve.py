@@ -16,6 +16,13 @@ Examples:
   tlogd serve --config log/treehead.toml
   tlogd serve --config log/treehead.toml --host 0.0.0.0 --port 80
   tlogd serve --config log/treehead.toml --read-only
+
+\b
+The file of a server of several logs:
+  version = 1
+  [[log]]
+  prefix = "/2026"
+  data = "/var/lib/treehead/2026"
 """
 )
 @click.option(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 import aiosqlite
 
-from tlog.server.errors import CommitError, DamagedFileError, MissingFileError, StartRefusedError
+from tlog.server.errors import CommitError, DamagedFileError, InUseError, MissingFileError, StartRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -101,7 +101,7 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
     """Open a database with exactly that schema and those settings.
 
     Raises:
-        StartRefusedError: It is missing, is no database, has another schema, or does not follow a setting.
+        StartRefusedError: It is missing or in use, is no database, has another schema, or does not follow a setting.
     """
     mode = "rwc" if create else "rw"
     try:
@@ -119,6 +119,8 @@ def connect(path: Path, schema: str, settings: Settings, *, create: bool = False
     except sqlite3.OperationalError as error:
         if not path.exists():
             raise MissingFileError(f"{path} is missing") from error
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise InUseError(f"{path} is in use by another process: {error}") from error
         raise StartRefusedError(f"{path} cannot be opened: {error}") from error
     except sqlite3.DatabaseError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
