@@ -160,8 +160,8 @@ def test_a_configuration_that_is_no_file_is_wrong_usage(tmp_path: Path, tlogd: T
                 [*(word for command in COMMANDS if command != "serve" for word in command.split()), "--json", "--deep"]
             ),
             st.sampled_from(["--config", "--data", "--origin", "--yes", "-o", "--key", "--checkpoints", "--reason"]),
-            st.text(max_size=8).filter(lambda text: "/" not in text and "serve" not in text),
-            st.sampled_from(["\udcff", "/dev/null", "/", "/nowhere/x", "\0", ""]),
+            st.text(max_size=8).filter(lambda text: not {"/", "\0"} & set(text) and "serve" not in text),
+            st.sampled_from(["\udcff", "/dev/null", "/", "/nowhere/x", ""]),  # no NUL: no process can be given one
         ),
         max_size=6,
     )
