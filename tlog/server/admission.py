@@ -11,6 +11,7 @@ meet. What memory cannot decide is looked up before the submission enters the po
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
@@ -107,7 +108,7 @@ class Admission:
         self, entries: Sequence[bytes], request: RequestKey | None
     ) -> tuple[Submission, asyncio.Future[SignedHead]]:
         """Place entries; the future gets the head that contains all of them."""
-        submission = self._pool.open(request, asyncio.get_running_loop().time(), len(entries))
+        submission = self._pool.open(request, monotonic(), len(entries))
         answer = submission.answer()
         if request is not None:
             self._keyed[request.key] = submission

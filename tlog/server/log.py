@@ -85,7 +85,7 @@ class ServedLog:
         self._parts = parts
         self._lock = config.path(LOCK_NAME)
         self._files = [config.path("log.db"), config.path("tiles.db"), config.path(config.checkpoints)]
-        self.meter = writer.meter if writer else Meter(advanced_at=asyncio.get_running_loop().time())
+        self.meter = writer.meter if writer else Meter(advanced_at=time.monotonic())
         self._duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
         self._proving = asyncio.Semaphore(BATCH_PROOFS)
         self._space = _space(config)

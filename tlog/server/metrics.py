@@ -98,7 +98,7 @@ class Meter:
         duplicates: Entries that the log had already, and answered with their first index.
         replays: Requests that came again under their Idempotency-Key, and were answered as before.
         clamps: Commits whose clock reading was before that of the commit before.
-        advanced_at: Seconds of the loop's clock at which the head moved last, or the log was opened.
+        advanced_at: Seconds of the monotonic clock at which the head moved last, or the log was opened.
         batch: Entries in each commit.
         wait: Seconds that the oldest entry of each commit waited in the pool.
         whole: Seconds from sealing each batch to publishing its head.
@@ -127,7 +127,7 @@ class Meter:
         Args:
             steps: What it took on its thread.
             entries: How many it appended.
-            times: When its oldest entry came in, it was sealed, and its head published: seconds of the loop's clock.
+            times: When its oldest entry came in, it was sealed, and its head published: seconds of the monotonic clock.
         """
         came, sealed, published = times
         self.entries += entries

@@ -54,7 +54,7 @@ class Submission:
 
     Attributes:
         request: Its idempotency key, where it has one.
-        since: When it was admitted, on the clock of the event loop.
+        since: When it was admitted, in seconds of the monotonic clock.
         count: How many entries it has.
         places: Each of its entries in order, and whether it is the one that brings it.
         brought: The entries that it appends.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tlog.errors import PushbackError
@@ -121,7 +122,7 @@ class Sequencer:
         """
         self.head = end.head
         self.pool = Pool(limits)
-        self.meter = Meter(advanced_at=asyncio.get_running_loop().time())
+        self.meter = Meter(advanced_at=monotonic())
         self.advanced = asyncio.Event()
         self._end = end
         self._limits = limits
@@ -196,7 +197,7 @@ class Sequencer:
     def is_late(self) -> bool:
         """Return whether an admitted entry has been unsigned for longer than 5 seconds."""
         oldest = self.pool.oldest()
-        return oldest is not None and asyncio.get_running_loop().time() - oldest > MAX_UNSIGNED_S
+        return oldest is not None and monotonic() - oldest > MAX_UNSIGNED_S
 
     async def wait_for_head(self, size: int) -> SignedHead:
         """Return the head as soon as it is larger than a size."""
@@ -241,8 +242,7 @@ class Sequencer:
 
     async def _commit_batch(self) -> None:
         """Take steps 2 to 8 for what the pool holds."""
-        time = asyncio.get_running_loop().time
-        sealed, sealed_at = self.pool.seal(), time()
+        sealed, sealed_at = self.pool.seal(), monotonic()
         brought = [waiting for submission in sealed for waiting in submission.brought]
         for index, waiting in enumerate(brought, self.head.size):
             waiting.index = index
@@ -254,7 +254,7 @@ class Sequencer:
         committed = await self._end.thread.run(lambda _: run())
         self._publish(committed, sealed, entries, leaf_hashes)
         self.meter.clamps += committed.time_ms > now_ms
-        self.meter.committed(committed.seconds, len(entries), (sealed[0].since, sealed_at, time()))
+        self.meter.committed(committed.seconds, len(entries), (sealed[0].since, sealed_at, monotonic()))
 
     def _publish(
         self, committed: Committed, sealed: Sequence[Submission], entries: Sequence[bytes], leaf_hashes: Sequence[bytes]

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.metadata import version
 from itertools import accumulate
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -73,7 +73,7 @@ class LogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of a log."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         gauges = [(log.origin, log.gauges()) for log in self._logs]
         for name, text, count in _COUNTERS:
             yield _counter(name, text, ["log"], (((log.origin,), count(log.meter)) for log in self._logs))
