@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
+from tests.support import faulty_tlogd
 from tests.support.grow import stored
-from tests.support.server import Server, init_log
+from tests.support.server import TLOGD, Server, init_log
 from tests.support.wire import connected
 from tlog.cbor import Value, encode
 from tlog.fetch import CBOR, parse_answer, parse_batch_answer
@@ -119,6 +121,37 @@ async def _load(senders: list[Sender], server: Server, seconds: float) -> None:
 async def _finish(senders: list[Sender], port: int) -> None:
     for sender in senders:
         await sender.finish(port)
+
+
+@pytest.mark.parametrize("kind", ["exit", "raise"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("point", ["append", "swap"])
+def test_a_retry_of_a_commit_that_failed_at_an_exact_point_appends_exactly_once(
+    tmp_path: Path, point: str, moment: str, kind: str
+) -> None:
+    data = tmp_path / "log"
+    init_log(data)
+    without_dedup(data)
+
+    async def first(server: Server) -> None:
+        async with connected(server.port) as connection:
+            with pytest.raises(ConnectionError):
+                await _send(connection, "key", [b"alike"] * 3)
+
+    async def again(server: Server) -> list[list[int]]:
+        async with connected(server.port) as connection:
+            answers = [await _send(connection, "key", [b"alike"] * 3) for _ in range(2)]
+            refused = await connection.request("POST", "/v1/entries", b"other", (("Idempotency-Key", "key"),))
+            assert refused.status == 422
+            return answers
+
+    with Server(data, (sys.executable, faulty_tlogd.__file__, point, moment, kind, "1")) as server:
+        uvloop.run(first(server))
+        server.wait()
+        server.start(program=TLOGD)
+        assert uvloop.run(again(server)) == [[1, 2, 3]] * 2
+        assert server.stop() == 0
+    assert stored(data)[1:] == [b"alike"] * 3
 
 
 def test_a_retry_after_kill_9_under_the_same_key_never_appends_twice_over_5_kills(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlog.errors import CouldNotCheckError, TreeheadError
+from tlog.errors import CouldNotCheckError, RefusedError, TreeheadError
 from tlog_client.option import online_options, output_options
 from tlog_client.report import progress, show_added, show_notice
 
@@ -63,10 +63,8 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
 
         async def run() -> None:
             async with log:
-                with suppress(
-                    CouldNotCheckError
-                ):  # entries stay for ever, so first see that this is the log of the key
-                    await log.checkpoint()
+                with suppress(CouldNotCheckError):
+                    await log.checkpoint()  # entries stay for ever, so first see that this is the log of the key
                 await submission.run(entries)
 
         try:
@@ -77,6 +75,8 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
         except TreeheadError as error:
             if submission.sent > 1 or lines:
                 error.add_note(_so_far(submission, skip))
+            elif submission.sent and not isinstance(error, RefusedError):
+                error.add_note("the entry may have been appended all the same")
             raise
 
 
