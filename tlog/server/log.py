@@ -65,13 +65,24 @@ class ServedLog:
         meter: What is counted.
     """
 
-    def __init__(self, config: Config, parts: Opened, tree: Tree, writer: Sequencer | None, read_only: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        parts: Opened,
+        tree: Tree,
+        duplicates: Duplicates,
+        space: Space,
+        writer: Sequencer | None,
+        read_only: str,
+    ) -> None:
         """Serve what a tree holds.
 
         Args:
             config: The configuration.
             parts: The open files.
             tree: What is visible.
+            duplicates: Finds entries by their leaf hash.
+            space: The disks that it is written to.
             writer: What appends to it; None where nothing is appended any more.
             read_only: Why nothing is appended; empty where something is.
         """
@@ -86,9 +97,9 @@ class ServedLog:
         self._lock = config.path(LOCK_NAME)
         self._files = [config.path("log.db"), config.path("tiles.db"), config.path(config.checkpoints)]
         self.meter = writer.meter if writer else Meter(advanced_at=time.monotonic())
-        self._duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
+        self._duplicates = duplicates
         self._proving = asyncio.Semaphore(BATCH_PROOFS)
-        self._space = _space(config)
+        self._space = space
         self._failed = False
 
     @property
@@ -294,10 +305,6 @@ def steady(start_ms: int) -> Callable[[], int]:
     return lambda: start_ms + (time.monotonic_ns() - began) // 1_000_000
 
 
-def _space(config: Config) -> Space:
-    return Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
-
-
 @asynccontextmanager
 async def open_log(
     config: Config, on_fatal: Fatal, clock_ms: Callable[[], int] = wall_clock_ms, *, read_only: bool = False
@@ -319,13 +326,14 @@ async def open_log(
         why = "this server is read-only" if parts.commit is None else ""
         if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
             why = "the log was ended for ever by its last entry"
-        if why or parts.commit is None:
-            yield ServedLog(config, parts, tree, None, why)
-            return
         duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
-        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, _space(config))
+        space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
+        if why or parts.commit is None:
+            yield ServedLog(config, parts, tree, duplicates, space, None, why)
+            return
+        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, space)
         sequencer = Sequencer(end, config.limits, Clock(clock_ms, steady(now_ms)), dedup=config.dedup)
-        served = ServedLog(config, parts, tree, sequencer, "")
+        served = ServedLog(config, parts, tree, duplicates, space, sequencer, "")
         tasks = _start(parts, sequencer, served, on_fatal)
         try:
             yield served
