@@ -92,9 +92,7 @@ def create_log(
         CreateError: The key cannot be used, or the disk refuses; nothing is left behind.
     """
     data, checkpoints = data.absolute(), checkpoints and checkpoints.absolute()
-    for taken in filter(None, (data, *_store_files(checkpoints))):
-        if os.path.lexists(taken):
-            raise UnusableNameError(f"{taken} exists; a log is never created over anything")
+    _check_free(data, *_store_files(checkpoints))
     signer, passphrase = _signer(origin, key)
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +116,12 @@ def create_log(
     except OSError as error:
         raise CreateError(f"the log could not be created: {error}") from error
     return config
+
+
+def _check_free(*names: Path) -> None:
+    for name in names:
+        if os.path.lexists(name):
+            raise UnusableNameError(f"{name} exists; a log is never created over anything")
 
 
 def _new_signer(origin: str) -> Signer:

@@ -13,6 +13,7 @@ from tlog_client.option import FILE, naming, output_options, perhaps_online_opti
 from tlog_client.report import show_json
 
 if TYPE_CHECKING:
+    from tlog.checkpoint import Checkpoint
     from tlog_client.flow import Flows
     from tlog_client.option import Options, Output
     from tlog_client.run import SyncRunner
@@ -62,11 +63,14 @@ def consistency(options: Options, old: str, new: str, proof_file: Path | None, o
         raise prove_fork(error, options.state_dir, heads) from error
     if output:
         output.write(proof)
-    sizes = {"old_size": first.head.size, "new_size": second.head.size}
-    if options.as_json:
-        show_json({"consistent": True, "origin": second.head.origin, **sizes})
+    _show(first.head, second.head, as_json=options.as_json)
+
+
+def _show(old: Checkpoint, new: Checkpoint, *, as_json: bool) -> None:
+    if as_json:
+        show_json({"consistent": True, "origin": new.origin, "old_size": old.size, "new_size": new.size})
     else:
-        click.echo("consistent: size {new_size} grew out of size {old_size}".format(**sizes))
+        click.echo(f"consistent: size {new.size} grew out of size {old.size}")
 
 
 def _resolve(flows: Flows, runner: SyncRunner | None, names: tuple[str, str]) -> list[Signed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlog_client.flow import Added
+    from tlog_client.log import AsyncLog
     from tlog_client.option import Options, Output
     from tlog_client.submit import Submission
 
@@ -40,7 +42,6 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
       tlog submit --lines --skip 5000 events.jsonl
     """  # noqa: D301  # \b is click's
     import asyncio
-    from contextlib import suppress
 
     from tlog_client.log import AsyncLog
     from tlog_client.submit import Submission, read_entries
@@ -60,15 +61,8 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
 
         log = AsyncLog(options.url, options.policy, state_dir=options.state_dir, token=options.token)
         submission = Submission(log, show, show_notice)
-
-        async def run() -> None:
-            async with log:
-                with suppress(CouldNotCheckError):
-                    await log.checkpoint()  # entries stay for ever, so first see that this is the log of the key
-                await submission.run(entries)
-
         try:
-            asyncio.run(run())
+            asyncio.run(_submit(log, submission, entries))
         except (KeyboardInterrupt, BrokenPipeError):
             click.echo(f"tlog: stopped; {_so_far(submission, skip)}", err=True)
             raise
@@ -78,6 +72,13 @@ def submit(options: Options, files: tuple[str, ...], output: Output | None, skip
             elif submission.sent and not isinstance(error, RefusedError):
                 error.add_note("the entry may have been appended all the same")
             raise
+
+
+async def _submit(log: AsyncLog, submission: Submission, entries: Iterator[bytes]) -> None:
+    async with log:
+        with suppress(CouldNotCheckError):
+            await log.checkpoint()  # entries stay for ever, so first see that this is the log of the key
+        await submission.run(entries)
 
 
 def _so_far(submission: Submission, skip: int) -> str:
