@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +13,6 @@ from tlog.server.errors import DamageError
 from tlog.server.leaves import LeafIndex, find_candidates
 from tlog.server.storage import leaves as store_module
 from tlog.server.storage.leaves import LeafStore
-
-if TYPE_CHECKING:
-    import sqlite3
 
 RUN = 64
 
@@ -173,3 +170,20 @@ async def test_a_damaged_index_is_merged_no_further_and_built_anew_at_the_next_s
     assert index.database.execute("SELECT count(*) FROM position").fetchone() == (0,)
     await index.grow(RUN * 9)
     assert not await index.index.merge()
+
+
+async def test_a_malformed_database_is_damage_of_the_index_and_a_failing_disk_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = Index()
+    await index.grow(RUN * 8)
+    errors: list[sqlite3.Error] = [sqlite3.OperationalError("disk I/O error"), sqlite3.DatabaseError("malformed")]
+
+    def fail(*_: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(store_module.LeafStore, "merge_some", fail)
+    with pytest.raises(sqlite3.OperationalError):
+        await index.index.merge()
+    assert not await index.index.merge()
+    assert index.database.execute("SELECT count(*) FROM position").fetchone() == (0,)

@@ -1,7 +1,10 @@
 """Finding what the log has already, exactly and off the commit path.
 
-in memory     the leaf index above its runs, and entries in the overlay: no waiting
-in tiles.db   where a filter says "maybe": a candidate counts when its leaf hash and its bytes are equal
+in memory     the leaf index above its runs, where no run may have an older one: no waiting
+in tiles.db   where a filter says "maybe": a candidate counts when the tree has that leaf hash at its index
+
+Equal leaf hashes are equal entries: whoever finds two entries with one SHA-256 has broken every proof there is. Entries
+themselves are not read, because a repeated batch would take as many bundles as it has entries.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ is in a run.
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -91,7 +92,9 @@ class LeafIndex:
             self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
         try:
             return await self._merge_some(self._merge)
-        except DamageError as error:
+        except sqlite3.OperationalError:
+            raise  # a disk that fails or is full, which is no damage
+        except (DamageError, sqlite3.DatabaseError) as error:
             await self.condemn(error)
             return False
 
