@@ -28,7 +28,8 @@ from tlog.edge import Edge
 from tlog.merkle import EMPTY_ROOT, leaf_hash
 from tlog.note import sign_note
 from tlog.server.commit import Commit
-from tlog.server.signer import read_key
+from tlog.server.key import read_key
+from tlog.server.signer import LocalSigner
 from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.segments import SqliteStorage, open_segments
@@ -196,15 +197,15 @@ def forge(log: Path, forged: Path, index: int) -> None:
     for name in ("key", "treehead.toml"):
         shutil.copy2(log / name, forged / name)
     signer = read_key(forged / "key")
-    note = sign_note(Checkpoint(ORIGIN, 0, EMPTY_ROOT).format(), [signer])
-    empty = SignedHead(ORIGIN, 0, 0, EMPTY_ROOT, note)
+    start = Checkpoint(ORIGIN, 0, EMPTY_ROOT)
+    empty = SignedHead(ORIGIN, 0, 0, EMPTY_ROOT, sign_note(start.format(), [signer]))
     with (
         closing(open_segments(forged / "log.db", create=True)) as segments,
         closing(open_checkpoints(forged / "checkpoints.db", create=True)) as checkpoints,
     ):
         store = SqliteCheckpointStore(checkpoints)
         store.create(empty)
-        commit = Commit(SqliteStorage(segments), store, signer, empty, Edge(), 0)
+        commit = Commit(SqliteStorage(segments), store, LocalSigner(signer, start), empty, Edge(), 0)
         commit.run(entries, [leaf_hash(entry) for entry in entries], time.time_ns() // 1_000_000)
     console.print(f"  {len(entries)} entries, entry {index} among them, in a log of the same name and key")
 

@@ -17,11 +17,11 @@ from tests.support.grow import CREATED_MS, grow
 from tests.support.server import Server, run_tlogd
 from tlog.errors import FormatError
 from tlog.note import Signer, parse_skey
-from tlog.server import signer as module
+from tlog.server import key as module
 from tlog.server.config import read_config
 from tlog.server.create import KeySource, create_key, create_log
 from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
-from tlog.server.signer import open_key, parse_sealed_key, read_key, read_passphrase, seal_key, write_key
+from tlog.server.key import open_key, parse_sealed_key, read_key, read_passphrase, seal_key, write_key
 
 if TYPE_CHECKING:
     from pathlib import Path

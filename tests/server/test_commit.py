@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tests.support.memory import MemoryCheckpointStore, MemoryStorage
 from tests.support.rfc6962 import Tree
 from tests.support.static import framed
-from tests.support.writing import ORIGIN, SIGNER, begin, empty_head, leaves
+from tests.support.writing import ORIGIN, SIGNER, begin, empty_head, leaves, local_signer
 from tlog.checkpoint import parse_checkpoint
 from tlog.edge import Edge, Growth, extend
 from tlog.errors import VerificationError
 from tlog.note import Signer, open_note, sign_note
 from tlog.server import commit as module
+from tlog.server import signer as signing
 from tlog.server.commit import Commit
 from tlog.server.errors import CommitError
 from tlog.server.recount import Recount
@@ -97,7 +98,7 @@ def test_the_time_of_a_segment_is_never_before_that_of_the_segment_before() -> N
 def test_the_time_of_the_newest_stored_segment_counts_after_a_restart() -> None:
     storage, store = MemoryStorage(), MemoryCheckpointStore()
     store.create(empty_head())
-    commit = Commit(storage, store, SIGNER, empty_head(), Edge(), 7000)
+    commit = Commit(storage, store, local_signer(), empty_head(), Edge(), 7000)
     commit.run(FIRST, leaves(FIRST), 5)
     assert storage.segments[0].time_ms == 7000
 
@@ -115,7 +116,7 @@ def test_a_commit_begins_only_at_the_signed_head() -> None:
     log = Log()
     for edge in (Edge(), extend(Edge(), leaves([b"other"])).new, extend(Edge(), leaves(BATCH)).new):
         with pytest.raises(CommitError, match="not the one of the signed head"):
-            Commit(log.storage, log.store, SIGNER, log.head, edge, 0)
+            Commit(log.storage, log.store, local_signer(), log.head, edge, 0)
 
 
 # Stores that lie.
@@ -328,7 +329,7 @@ def test_a_note_that_a_client_would_refuse_never_reaches_the_store(
     monkeypatch: pytest.MonkeyPatch, sign: Callable[[bytes, Iterable[Signer]], bytes]
 ) -> None:
     log = Log()
-    monkeypatch.setattr(module, "sign_note", sign)
+    monkeypatch.setattr(signing, "sign_note", sign)
     with pytest.raises(CommitError, match="not signed"):
         log.run()
     assert_stopped(log)

@@ -270,7 +270,7 @@ def test_a_broken_key_is_refused_without_being_shown(data: Path, refusal: Refusa
 
 def test_another_origin_in_the_configuration_is_refused(data: Path, refusal: Refusal) -> None:
     set_setting(data, 'origin = "localhost/x"', 'origin = "localhost/y"')
-    assert "the key is the one of 'localhost/x', and not that of the origin" in refusal(data)
+    assert "the checkpoint store checkpoints.db knows no log named 'localhost/y'" in refusal(data)
 
 
 def test_another_vkey_in_the_configuration_is_refused(data: Path, other: Path, refusal: Refusal) -> None:

@@ -12,6 +12,7 @@ from tlog.edge import Edge
 from tlog.note import Signer, sign_note
 from tlog.server.commit import Commit
 from tlog.server.leaves import LeafIndex
+from tlog.server.signer import LocalSigner
 from tlog.server.storage import SignedHead
 from tlog.server.storage.database import Database
 from tlog.server.storage.leaves import LeafStore
@@ -40,12 +41,17 @@ def empty_head() -> SignedHead:
     return SignedHead(ORIGIN, 0, 0, EMPTY_ROOT, note)
 
 
+def local_signer() -> LocalSigner:
+    """Return the signer of the empty log."""
+    return LocalSigner(SIGNER, Checkpoint(ORIGIN, 0, EMPTY_ROOT))
+
+
 def begin(storage: MemoryStorage, checkpoints: MemoryCheckpointStore) -> tuple[Commit, SignedHead]:
     """Begin an empty log."""
     checkpoints.create(empty_head())
     head = checkpoints.acquire(ORIGIN)
     assert head is not None
-    return Commit(storage, checkpoints, SIGNER, head, Edge(), 0), head
+    return Commit(storage, checkpoints, local_signer(), head, Edge(), 0), head
 
 
 class Thread(Database):

@@ -22,7 +22,6 @@ from tlog.checkpoint import Checkpoint
 from tlog.edge import Edge, Growth, extend
 from tlog.errors import TreeheadError
 from tlog.merkle import consistency_nodes, consistency_proof, verify_consistency
-from tlog.note import sign_note
 from tlog.policy import Policy
 from tlog.server.errors import CommitError
 from tlog.server.metrics import Steps
@@ -33,7 +32,7 @@ from tlog.tile import format_bundle
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tlog.note import Signer
+    from tlog.server.signer import HeadSigner
     from tlog.server.storage import CheckpointStore, Storage
 
 
@@ -61,7 +60,7 @@ class Commit:
         self,
         storage: Storage,
         checkpoints: CheckpointStore,
-        signer: Signer,
+        signer: HeadSigner,
         head: SignedHead,
         edge: Edge,
         last_ms: int,
@@ -137,11 +136,10 @@ class Commit:
         stored = perf_counter()
         try:
             recount = self._recounted(growth, keys)
-            verify_consistency(
-                self._head.size, growth.new.size, _consistency(growth), self._head.root, growth.new.root()
-            )
+            proof = _consistency(growth)
+            verify_consistency(self._head.size, growth.new.size, proof, self._head.root, growth.new.root())
             counted = perf_counter()
-            head = self._signed(growth.new)
+            head = self._signed(growth.new, proof)
             signed = perf_counter()
         except TreeheadError as error:
             raise CommitError(f"not signed: {error}") from error
@@ -169,10 +167,11 @@ class Commit:
             raise CommitError(f"two ways to the root of size {segment.end} give different roots")
         return recount
 
-    def _signed(self, edge: Edge) -> SignedHead:
+    def _signed(self, edge: Edge, proof: Sequence[bytes]) -> SignedHead:
         """Sign the head of a tree and open the note as a client would (step 6)."""
+        old = Checkpoint(self._head.origin, self._head.size, self._head.root)
         checkpoint = Checkpoint(self._head.origin, edge.size, edge.root())
-        note = sign_note(checkpoint.format(), [self._signer])
+        note = self._signer.sign(old, checkpoint, proof)
         if self._policy.open_checkpoint(note) != checkpoint:
             raise CommitError("the signed note says something else than was signed")
         return SignedHead(self._head.origin, self._head.epoch, edge.size, edge.root(), note)

@@ -5,7 +5,10 @@
     vkey = "example.com/log+…"
     key = "key"                             relative paths start at the folder of the file
     passphrase = "file:/run/secrets/log"    of an encrypted key; also file:$CREDENTIALS_DIRECTORY/NAME
+    signer = "unix:/run/treehead/signer"    the process that signs, instead of key and passphrase
     checkpoints = "checkpoints.db"
+    anchors = ["/mnt/other/log.head"]       copies of the newest head that a start must agree with: files, http(s) URLs
+    anchor_file = "/mnt/other/log.head"     where each new head is written, beside the log
     dedup = true                            an entry that the log has is not appended again
 
     [http]
@@ -65,7 +68,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vkey: str
     key: _Path = "key"
     passphrase: Annotated[str, Meta(pattern=r"^(file:[^\x00]+)?$")] = ""
+    signer: Annotated[str, Meta(pattern=r"^(unix:[^\x00]+)?$")] = ""
     checkpoints: _Path = "checkpoints.db"
+    anchors: tuple[_Path, ...] = ()
+    anchor_file: Annotated[str, Meta(pattern=r"^[^\x00]*$")] = ""
     dedup: bool = True
     http: Http = Http()
     limits: Limits = Limits()
@@ -190,7 +196,10 @@ def format_config(config: Config) -> str:
         f"vkey = {text(config.vkey)}\n"
         f"key = {text(config.key)}\n"
         + (f"passphrase = {text(config.passphrase)}\n" if config.passphrase else "")
+        + (f"signer = {text(config.signer)}\n" if config.signer else "")
         + f"checkpoints = {text(config.checkpoints)}\n"
+        + (f"anchors = [{', '.join(map(text, config.anchors))}]\n" if config.anchors else "")
+        + (f"anchor_file = {text(config.anchor_file)}\n" if config.anchor_file else "")
         + ("" if config.dedup else "dedup = false\n")
         + f"\n[http]\nhost = {text(config.http.host)}\nport = {config.http.port}\n"
         + ("\n[limits]\n" if limits else "")

@@ -25,7 +25,8 @@ from tlog.note import KEY_SIZE, Signer, sign_note
 from tlog.server.commit import Commit
 from tlog.server.config import CONFIG_NAME, Config, format_config
 from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
-from tlog.server.signer import read_key, read_key_file, read_passphrase, write_key
+from tlog.server.key import read_key, read_key_file, read_passphrase, write_key
+from tlog.server.signer import LocalSigner
 from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.segments import SqliteStorage, open_segments
@@ -195,8 +196,8 @@ def _fill(draft: Path, key: tuple[Signer, bytes | None], now_ms: int, config: Co
         write_key(draft / _KEY, *key)
     (draft / "vkey").write_text(f"{vkey}\n", encoding="utf-8")
     (draft / CONFIG_NAME).write_text(format_config(config), encoding="utf-8")
-    note = sign_note(Checkpoint(config.origin, 0, EMPTY_ROOT).format(), [signer])
-    empty = SignedHead(config.origin, 0, 0, EMPTY_ROOT, note)
+    start = Checkpoint(config.origin, 0, EMPTY_ROOT)
+    empty = SignedHead(config.origin, 0, 0, EMPTY_ROOT, sign_note(start.format(), [signer]))
     genesis = Genesis(config.origin, vkey, now_ms).format()
     with (
         closing(open_segments(draft / "log.db", create=True)) as segments,
@@ -204,7 +205,7 @@ def _fill(draft: Path, key: tuple[Signer, bytes | None], now_ms: int, config: Co
     ):
         store = SqliteCheckpointStore(connection)
         store.create(empty)
-        commit = Commit(SqliteStorage(segments), store, signer, empty, Edge(), 0)
+        commit = Commit(SqliteStorage(segments), store, LocalSigner(signer, start), empty, Edge(), 0)
         commit.run([genesis], [leaf_hash(genesis)], now_ms)
     return config
 

@@ -31,6 +31,10 @@ class CommitError(TreeheadError):
     """A commit failed or its outcome is unknown: nothing more is signed, and the process ends."""
 
 
+class SigningError(TreeheadError):
+    """The signer refuses to sign a head, or failed: no signature was given."""
+
+
 class StoppedError(TreeheadError):
     """The log is closing, or stopped to protect itself; the entry was not acknowledged."""
 

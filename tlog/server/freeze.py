@@ -9,8 +9,8 @@ import msgspec
 from tlog.freeze import freeze_entry
 from tlog.merkle import MAX_SIZE
 from tlog.server.errors import CommitError
+from tlog.server.key import read_log_key
 from tlog.server.log import open_log
-from tlog.server.signer import read_log_key
 
 if TYPE_CHECKING:
     from tlog.server.config import Config

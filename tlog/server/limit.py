@@ -45,6 +45,15 @@ MAX_TREE_SIZE = 1 << 24
 MIN_FREE_BYTES = 256 << 20
 """Free bytes on the disk of the log below which it takes no more, so that what it has taken can always be signed."""
 
+BALLAST_BYTES = 32 << 20
+"""Size of a file that can be removed when the disk is full: room for a start and the commits under way; 0 for none."""
+
+SCRUB_BYTES = 4 << 20
+"""Bytes of entries that are read again and hashed each second, for ever: 345 GB a day; 0 turns it off."""
+
+ANCHOR_SECONDS = 1.0
+"""Seconds between two writes of the newest head outside: what a log that was taken back may have lost unseen."""
+
 MAX_BODY_BYTES = 128 << 20
 """Bytes of all bodies that are being received or answered: memory that clients can make the server hold."""
 
@@ -88,6 +97,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     key_bytes: _Count = MAX_KEY_BYTES
     tree_size: _Count = MAX_TREE_SIZE
     free_bytes: Annotated[int, Meta(ge=0)] = MIN_FREE_BYTES
+    ballast_bytes: Annotated[int, Meta(ge=0)] = BALLAST_BYTES
+    scrub_bytes: Annotated[int, Meta(ge=0)] = SCRUB_BYTES
+    anchor_seconds: _Seconds = ANCHOR_SECONDS
     body_bytes: Annotated[int, Meta(ge=64 << 20)] = MAX_BODY_BYTES
     connections: _Count = MAX_CONNECTIONS
     header_seconds: _Seconds = HEADER_SECONDS

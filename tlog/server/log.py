@@ -32,7 +32,6 @@ from tlog.server.metrics import Gauges, Meter
 from tlog.server.sequencer import Clock, End, Placed, Sequencer
 from tlog.server.space import Space
 from tlog.server.startup import Opened, open_parts
-from tlog.server.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +68,6 @@ class ServedLog:
         self,
         config: Config,
         parts: Opened,
-        tree: Tree,
         duplicates: Duplicates,
         space: Space,
         writer: Sequencer | None,
@@ -79,8 +77,7 @@ class ServedLog:
 
         Args:
             config: The configuration.
-            parts: The open files.
-            tree: What is visible.
+            parts: The open files, and what is visible.
             duplicates: Finds entries by their leaf hash.
             space: The disks that it is written to.
             writer: What appends to it; None where nothing is appended any more.
@@ -88,7 +85,7 @@ class ServedLog:
         """
         self.origin = config.origin
         self.limits: Limits = config.limits
-        self.tree = tree
+        self.tree = parts.tree
         self.closing = False
         self._writer = writer
         self._read_only = read_only
@@ -160,6 +157,16 @@ class ServedLog:
     def is_ready(self) -> bool:
         """Return whether the log does what it is there for: to sign in time what it takes. An idle log does."""
         return not (self.closing or self._failed or (self._writer is not None and self._writer.is_late()))
+
+    def is_healthy(self) -> bool:
+        """Return whether a restart would not help: a log that waits for its clock, or found damage, goes on reading."""
+        stopped = self._writer is not None and self._writer.halted
+        return bool(stopped) or self.is_ready()
+
+    def halt(self, reason: str) -> None:
+        """Sign nothing any more, and go on reading."""
+        if self._writer is not None:
+            self._writer.halt(reason)
 
     def gauges(self) -> Gauges:
         """Return what the log is like now."""
@@ -322,18 +329,17 @@ async def open_log(
     """
     now_ms = clock_ms()
     async with open_parts(config, now_ms, read_only=read_only) as parts:
-        tree = Tree(parts.overlay, parts.reader, parts.tiles)
         why = "this server is read-only" if parts.commit is None else ""
         if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
             why = "the log was ended for ever by its last entry"
-        duplicates = Duplicates(parts.overlay, tree, parts.leaves, parts.reader, parts.leaf_store)
+        duplicates = Duplicates(parts.overlay, parts.tree, parts.leaves, parts.reader, parts.leaf_store)
         space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
         if why or parts.commit is None:
-            yield ServedLog(config, parts, tree, duplicates, space, None, why)
+            yield ServedLog(config, parts, duplicates, space, None, why)
             return
         end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, space)
         sequencer = Sequencer(end, config.limits, Clock(clock_ms, steady(now_ms)), dedup=config.dedup)
-        served = ServedLog(config, parts, tree, duplicates, space, sequencer, "")
+        served = ServedLog(config, parts, duplicates, space, sequencer, "")
         tasks = _start(parts, sequencer, served, on_fatal)
         try:
             yield served

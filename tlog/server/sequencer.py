@@ -109,6 +109,7 @@ class Sequencer:
         admission: The way into it.
         meter: What is counted.
         advanced: Set whenever the head has advanced; cleared by the follower.
+        halted: Why nothing is signed any more; empty while it is.
     """
 
     def __init__(self, end: End, limits: Limits, clock: Clock, *, dedup: bool = True) -> None:
@@ -130,6 +131,7 @@ class Sequencer:
         self._moved = asyncio.Event()  # of one head; the next has one of its own
         self._wake = asyncio.Event()
         self._closing = False
+        self.halted = ""
         self.admission = Admission(
             self.pool,
             end.duplicates,
@@ -153,8 +155,8 @@ class Sequencer:
             NoSpaceError: A disk is too full.
             PushbackError: The pool is full, or the follower is too far behind.
         """
-        if self._closing:
-            raise StoppedError("the log is closing")
+        if self._closing or self.halted:
+            raise StoppedError(self.halted or "the log is closing")
         limits, overlay = self._limits, self._end.overlay
         size = self.head.size + self.pool.committing + self.pool.entries
         if size + count > limits.tree_size:
@@ -205,6 +207,11 @@ class Sequencer:
             await self._moved.wait()
         return self.head
 
+    def halt(self, reason: str) -> None:
+        """Sign nothing any more, and tell those who wait; the commit under way, if there is one, ends."""
+        self.halted = reason
+        self._wake.set()
+
     def close(self) -> None:
         """Take no more entries; `run` returns when those admitted are signed."""
         self._closing = True
@@ -220,6 +227,8 @@ class Sequencer:
             while self.pool.has_entered() or self.admission.is_busy() or not self._closing:
                 if self.admission.failure is not None:
                     raise self.admission.failure
+                if self.halted:
+                    self.pool.drop(StoppedError(self.halted))
                 if self.pool.has_entered():
                     await self._commit_batch()
                 else:

@@ -2,17 +2,20 @@
 
 S is the head in the checkpoint store, D the data in log.db.
 
-    1  take the lock of the data directory
-    2  the key belongs to the origin and the vkey of the configuration
-    3  the schemas are the ones this version writes
-    4  S exists, and its note says what its columns say, under the pinned vkey
-    5  D is not smaller than S; S is a segment boundary of D with the root of S; D is ahead by one segment at most
-    6  derived tiles are brought up to S, or rebuilt where they do not fit; the tree of the entries has the root of S
-    7  the newest entries below the tiles are the ones that the tiles hold
-    8  a segment ahead of S goes on at step 5 of its commit
-    9  the idempotency keys of the last 24 hours
+     1  take the lock of the data directory
+     2  the schemas are the ones this version writes
+     3  S exists, and its note says what its columns say, under the pinned vkey
+     4  D is not smaller than S; S is a segment boundary of D with the root of S; D is ahead by one segment at most
+     5  the key belongs to the origin and the vkey of the configuration, and its signer has signed nothing but D
+     6  the clock is not behind the newest segment
+     7  derived tiles are brought up to S, or rebuilt where they do not fit; the tree of the entries has the root of S
+     8  the newest entries below the tiles are the ones that the tiles hold, and so are those that a scrub found damaged
+     9  no anchor outside has seen a head that is not in the tree of S
+    10  take the log over: from here on no other process can move S
+    11  a segment ahead of S goes on at step 5 of its commit
+    12  the idempotency keys of the last 24 hours
 
-A log that is opened read-only needs no key: steps 2 and 8 are left out, and nothing but derived data is written.
+A log that is opened read-only needs no key: steps 5, 6, 10 and 11 are left out, and only derived data is written.
 
 Everything that does not fit refuses, with exit code 3 and what to do; nothing is repaired here but what is derived.
 """
@@ -31,28 +34,30 @@ from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError, TreeheadError, VerificationError
 from tlog.merkle import leaf_hash
 from tlog.policy import Policy
+from tlog.server.anchor import check_anchors
 from tlog.server.commit import Commit
 from tlog.server.derived import Source, bring_up
-from tlog.server.errors import CommitError, StartRefusedError
+from tlog.server.errors import CommitError, ConfigError, StartRefusedError
 from tlog.server.idempotency import KEY_MS, Keys, parse_key_records
 from tlog.server.lock import LOCK_NAME, Lock
-from tlog.server.signer import read_log_key
+from tlog.server.signer import open_signer
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.database import running
 from tlog.server.storage.leaves import LeafStore
 from tlog.server.storage.segments import SqliteStorage, open_segments
 from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.tree import Tree
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tlog.note import Signer
     from tlog.server.config import Config
     from tlog.server.derived import Derived
     from tlog.server.follower import Follower
     from tlog.server.leaves import LeafIndex
     from tlog.server.overlay import Overlay
+    from tlog.server.signer import HeadSigner
     from tlog.server.storage import Segment, SignedHead
     from tlog.server.storage.database import Database
 
@@ -71,7 +76,7 @@ class Opened:
         leaves: Its leaf index.
         follower: What derives tiles and leaf index.
         reader: A thread for reading them.
-        tiles: The tile store on that thread.
+        tree: What is visible, read on that thread.
         leaf_store: The leaf index on that thread.
         keys: The idempotency keys of the last 24 hours.
         last: The entry at the end of the log.
@@ -84,7 +89,7 @@ class Opened:
     leaves: LeafIndex
     follower: Follower
     reader: Database
-    tiles: TileStore
+    tree: Tree
     leaf_store: LeafStore
     keys: Keys
     last: bytes
@@ -92,13 +97,20 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """Both stores, after step 5."""
+    """Both stores, and what signs, after step 6; who may not sign has no signer."""
 
     storage: SqliteStorage
     checkpoints: SqliteCheckpointStore
+    signer: HeadSigner | None
     head: SignedHead
     tail: Segment | None
     last_ms: int
+
+    def close(self) -> None:
+        """Let go of the checkpoint store and the signer."""
+        self.checkpoints.close()
+        if self.signer is not None:
+            self.signer.close()
 
 
 @asynccontextmanager
@@ -114,64 +126,59 @@ async def open_parts(config: Config, now_ms: int, *, read_only: bool = False) ->
         StartRefusedError: Something does not fit; the message says what, and what to do.
     """
     with Lock(config.path(LOCK_NAME)):
-        signer = None if read_only else _read_signer(config)
         async with running(partial(open_segments, config.path("log.db"))) as writer:
-            truth = await writer.run(partial(_open_truth, config, signer))
+            truth = await writer.run(partial(_open_truth, config, now_ms, read_only))
             try:
-                source = Source(writer, truth.storage, truth.head)
-                async with bring_up(source, config.path("tiles.db")) as derived:
-                    commit, head = await writer.run(partial(_resume, truth, signer, derived))
+                async with (
+                    bring_up(Source(writer, truth.storage, truth.head), config.path("tiles.db")) as derived,
+                    running(partial(open_tiles, config.path("tiles.db"))) as reader,
+                ):
+                    tree = Tree(derived.overlay, reader, await reader.run(TileStore))
+                    await check_anchors(config, truth.head, tree)
+                    commit, head = await writer.run(partial(_resume, truth, derived))
                     keys = await writer.run(partial(_read_keys, truth, config.limits.key_bytes, now_ms, head.size))
                     (last,) = await writer.run(lambda _: truth.storage.entries(head.size - 1, head.size))
-                    async with running(partial(open_tiles, config.path("tiles.db"))) as reader:
-                        yield Opened(
-                            writer,
-                            commit,
-                            head,
-                            derived.overlay,
-                            derived.leaves,
-                            derived.follower,
-                            reader,
-                            await reader.run(TileStore),
-                            await reader.run(LeafStore),
-                            keys,
-                            last,
-                        )
+                    yield Opened(
+                        writer,
+                        commit,
+                        head,
+                        derived.overlay,
+                        derived.leaves,
+                        derived.follower,
+                        reader,
+                        tree,
+                        await reader.run(LeafStore),
+                        keys,
+                        last,
+                    )
             finally:
-                await writer.run(lambda _: truth.checkpoints.close())
+                await writer.run(lambda _: truth.close())
 
 
-def _read_signer(config: Config) -> Signer:
-    """Take step 2."""
-    signer = read_log_key(config)
-    if signer.verifier.name != config.origin or signer.verifier.vkey != config.vkey:
-        raise StartRefusedError(
-            f"the key is the one of {signer.verifier.name!r}, and not that of the origin and vkey in the configuration"
-        )
-    return signer
-
-
-def _open_truth(config: Config, signer: Signer | None, connection: sqlite3.Connection) -> _Truth:
-    """Take steps 3 to 5, on the database thread; only who may sign takes the log over."""
+def _open_truth(config: Config, now_ms: int, read_only: bool, connection: sqlite3.Connection) -> _Truth:  # noqa: FBT001 — bound by name
+    """Take steps 2 to 6, on the database thread."""
     storage = SqliteStorage(connection)
     checkpoints = SqliteCheckpointStore(open_checkpoints(config.path(config.checkpoints)))
     try:
-        head = checkpoints.acquire(config.origin) if signer else checkpoints.latest(config.origin)
+        head = checkpoints.latest(config.origin)
         if head is None:
             raise StartRefusedError(f"the checkpoint store {config.checkpoints} knows no log named {config.origin!r}")
         _check_head(head, config.vkey)
         tail = _check_data(storage, head)
         newest = storage.segment_at(storage.size() - 1)
+        last_ms = newest.time_ms if newest else 0
+        signer = None if read_only else open_signer(config, Checkpoint(head.origin, head.size, head.root))
+        # _check_clock(last_ms, now_ms)
     except (TreeheadError, sqlite3.Error) as error:
         checkpoints.close()
-        if isinstance(error, StartRefusedError):
+        if isinstance(error, StartRefusedError | ConfigError):
             raise
         raise StartRefusedError(f"the log cannot be read: {error}; see: tlogd repair") from error
-    return _Truth(storage, checkpoints, head, tail, newest.time_ms if newest else 0)
+    return _Truth(storage, checkpoints, signer, head, tail, last_ms)
 
 
 def _check_head(head: SignedHead, vkey: str) -> None:
-    """Take step 4."""
+    """Take step 3."""
     try:
         found = Policy.of_log(vkey).open_checkpoint(head.note)
     except TreeheadError as error:
@@ -181,7 +188,7 @@ def _check_head(head: SignedHead, vkey: str) -> None:
 
 
 def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
-    """Take step 5, and return the segment that is stored and not signed, if there is one."""
+    """Take step 4, and return the segment that is stored and not signed, if there is one."""
     size = storage.size()
     if size < head.size:
         raise StartRefusedError(
@@ -205,13 +212,16 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
     return tail
 
 
-def _resume(truth: _Truth, signer: Signer | None, derived: Derived, _: object) -> tuple[Commit | None, SignedHead]:
-    """Take step 8, on the database thread; what is derived is not shared with anyone yet."""
-    if signer is None:
+def _resume(truth: _Truth, derived: Derived, _: object) -> tuple[Commit | None, SignedHead]:
+    """Take steps 10 and 11, on the database thread; what is derived is not shared with anyone yet."""
+    if truth.signer is None:
         return None, truth.head
-    commit = Commit(truth.storage, truth.checkpoints, signer, truth.head, derived.edge, truth.last_ms)
+    head = truth.checkpoints.acquire(truth.head.origin)
+    if head is None or (head.size, head.root) != (truth.head.size, truth.head.root):
+        raise StartRefusedError("the checkpoint store changed while the log was opened; is another process using it?")
+    commit = Commit(truth.storage, truth.checkpoints, truth.signer, head, derived.edge, truth.last_ms)
     if truth.tail is None:
-        return commit, truth.head
+        return commit, head
     try:
         entries = parse_bundle(truth.tail.entries, truth.tail.count)
         leaf_hashes = [leaf_hash(entry) for entry in entries]
@@ -224,13 +234,13 @@ def _resume(truth: _Truth, signer: Signer | None, derived: Derived, _: object) -
     except (CommitError, VerificationError) as error:
         raise StartRefusedError(f"the newest commit was not signed, and cannot be: {error}") from error
     derived.overlay.extend(committed.growth, entries)
-    derived.leaves.extend(truth.head.size, leaf_hashes)
+    derived.leaves.extend(head.size, leaf_hashes)
     log.info("log.resumed", entries=truth.tail.count, size=committed.head.size)
     return commit, committed.head
 
 
 def _read_keys(truth: _Truth, max_bytes: int, now_ms: int, size: int, _: object) -> Keys:
-    """Take step 9, on the database thread."""
+    """Take step 12, on the database thread."""
     keys = Keys(max_bytes)
     try:
         for time_ms, records in truth.storage.keys(now_ms - KEY_MS, size):

@@ -17,8 +17,8 @@ from tlog.freeze import is_freeze
 from tlog.note import Signer
 from tlog.server.errors import StartRefusedError
 from tlog.server.head import log_verifier, served_head, stored_head
+from tlog.server.key import read_key_file
 from tlog.server.lock import LOCK_NAME, Glance
-from tlog.server.signer import read_key_file
 from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.storage.tiles import SCHEMA as TILES_SCHEMA

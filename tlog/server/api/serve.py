@@ -115,7 +115,7 @@ async def _listen(logs: Mapping[str, ServedLog], limits: Limits, address: tuple[
     supervisor = Supervisor()
     runner = make_runner(logs, limits)
     await runner.setup()
-    beats = asyncio.create_task(supervisor.beat(lambda: all(served.is_ready() for served in logs.values())))
+    beats = asyncio.create_task(supervisor.beat(lambda: all(served.is_healthy() for served in logs.values())))
     try:
         await _bind(runner, *address)
         for prefix, served in logs.items():

@@ -42,7 +42,7 @@ def keygen(origin: str, passphrase_file: Path | None, output: Path, *, as_json: 
     """
     from tlog.server.create import create_key
     from tlog.server.errors import CreateError, StartRefusedError
-    from tlog.server.signer import read_passphrase
+    from tlog.server.key import read_passphrase
 
     try:
         passphrase = read_passphrase(passphrase_file) if passphrase_file else None

@@ -98,7 +98,10 @@ def _settings(one: Config) -> dict[str, object]:
         "vkey": one.vkey,
         "key": str(one.path(one.key)),
         "passphrase": one.passphrase,
+        "signer": one.signer,
         "checkpoints": str(one.path(one.checkpoints)),
+        "anchors": [*one.anchors],
+        "anchor_file": one.anchor_file,
         "dedup": one.dedup,
     }
 
