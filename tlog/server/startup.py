@@ -182,7 +182,7 @@ def _check_head(head: SignedHead, vkey: str) -> None:
     try:
         found = Policy.of_log(vkey).open_checkpoint(head.note)
     except TreeheadError as error:
-        raise StartRefusedError(f"the checkpoint store holds a head that does not verify: {error}") from error
+        raise StartRefusedError(f"the checkpoint store holds a head that does not verify under the vkey of the configuration: {error}") from error
     if found != Checkpoint(head.origin, head.size, head.root):
         raise StartRefusedError("the checkpoint store contradicts itself: its note is of another head")
 
