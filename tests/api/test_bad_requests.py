@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.api.routes import BODIES, EXAMPLES
 from tests.support.server import Server, init_log
+from tests.support.serving import limit
 from tests.support.wire import raw
 from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
 from tlog.server.api.problems import METHOD, NOT_FOUND, PROBLEMS
@@ -35,8 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a real server with short deadlines."""
     data = tmp_path_factory.mktemp("bad") / "log"
     init_log(data)
-    with (data / "treehead.toml").open("a") as file:
-        file.write("\n[limits]\nheader_seconds = 0.3\nbody_seconds = 0.3\nkeepalive_seconds = 0.3\n")
+    limit(data, header_seconds=0.3, body_seconds=0.3, keepalive_seconds=0.3)
     with Server(data) as running:
         yield running
         assert running.events("request.failed") == []

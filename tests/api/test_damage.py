@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.api.conftest import Api
 
+pytestmark = pytest.mark.invariant("I16", "I24")
+
 
 def change(api: Api, table: str, column: str, number: int, by: Callable[[bytes], bytes]) -> None:
     """Change one value in tiles.db while the log runs."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.api.conftest import Api
     from tlog.fetch import Response
 
+pytestmark = pytest.mark.invariant("I16", "I20", "I21")
+
 IMMUTABLE = "public, max-age=31536000, immutable"
 CBOR, JSON, PROOF = "application/cbor", "application/json", "text/x.tlog.proof"
 

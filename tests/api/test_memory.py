@@ -17,6 +17,8 @@ from tlog.server.errors import ReadOnlyError
 if TYPE_CHECKING:
     from tests.api.conftest import Api
 
+pytestmark = pytest.mark.invariant("I19")
+
 HEADERS = (("Content-Type", CBOR), ("Accept", CBOR))
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.api.conftest import Api
 
+pytestmark = pytest.mark.invariant("I22", "I28")
+
 OPERATIONS = (*OF_A_LOG, *OF_THE_SERVER)
 
 
@@ -51,6 +53,29 @@ def test_a_description_that_differs_is_noticed_and_written_anew(
 
 def test_the_description_is_valid_openapi() -> None:
     schemathesis.openapi.from_path(openapi.PATH).validate()
+
+
+def strings(value: object) -> set[str]:
+    """Return every text in a JSON value, keys too."""
+    if isinstance(value, dict):
+        return {text for key, each in value.items() for text in {key, *strings(each)}}
+    if isinstance(value, list):
+        return {text for each in value for text in strings(each)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_no_request_has_a_field_for_an_address() -> None:
+    document = json.loads(openapi.format_document(describe()))
+    asked = [
+        operation.get(part)
+        for path in document["paths"].values()
+        for operation in path.values()
+        if isinstance(operation, dict)
+        for part in ("parameters", "requestBody")
+    ]
+    names = {text.lower() for text in strings([part for part in asked if part])}
+    assert "idempotency-key" in names
+    assert not {name for name in names if name in {"uri", "url", "uri-reference", "iri", "hostname", "callback"}}
 
 
 def without(each: Operation, name: str) -> Operation:

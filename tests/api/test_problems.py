@@ -23,6 +23,8 @@ from tlog.server.errors import CommitError, ConfigError, CreateError, DamageFoun
 if TYPE_CHECKING:
     from tests.api.conftest import Api
 
+pytestmark = pytest.mark.invariant("I22")
+
 CONCISE = "application/concise-problem-details+cbor"
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.api.conftest import Api
     from tlog.fetch import Response
 
+pytestmark = pytest.mark.invariant("I16")
+
 ROUTE = "/v1/proofs"
 
 

@@ -15,6 +15,8 @@ from tlog.policy import Policy
 if TYPE_CHECKING:
     from tests.api.conftest import Api
 
+pytestmark = pytest.mark.invariant("I5", "I22")
+
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 

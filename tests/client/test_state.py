@@ -13,6 +13,8 @@ from tlog_client.run import drive
 from tlog_client.state import ForkProvenError, StateError, StateFile, default_state_dir, locked, state_path
 from tlog_client.trust import Trust
 
+pytestmark = pytest.mark.invariant("I27")
+
 LOG = SimulatedLog.of_size(300)
 POLICY = Policy.of_log(LOG.vkey)
 

@@ -15,6 +15,8 @@ from tlog_client.run import drive
 from tlog_client.state import ForkProvenError
 from tlog_client.trust import Trust
 
+pytestmark = pytest.mark.invariant("I27")
+
 HONEST = SimulatedLog.of_size(600)
 POLICY = Policy.of_log(HONEST.vkey)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Store = SqliteCheckpointStore | MemoryCheckpointStore
     Open = Callable[[], AbstractContextManager[Store]]
 
+pytestmark = pytest.mark.invariant("I3", "I4", "I14")
+
 FIRST = SignedHead("log.example/x", 0, 1, b"1" * 32, b"note of 1")
 SECOND = SignedHead("log.example/x", 1, 5, b"5" * 32, b"note of 5")
 

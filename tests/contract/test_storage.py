@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
     Open = Callable[[], AbstractContextManager[Storage]]
 
+pytestmark = pytest.mark.invariant("I7", "I9")
+
 ENTRIES = [[b"first"], [b"second", b"", b"x" * 65_535], [b"third"], [b"\x00\x01" * 9] * 5]
 
 
 def segment(first: int, entries: list[bytes], time_ms: int = 1) -> Segment:
     data = framed(entries)
-    return Segment(first, len(entries), data, sha256(b"root" + data).digest(), sha256(data).digest(), time_ms, b"keys")
+    digests = sha256(b"root" + data).digest(), sha256(data).digest()
+    return Segment(first, len(entries), data, *digests, time_ms, b"keys").sealed()
 
 
 def segments() -> list[Segment]:
@@ -182,15 +185,15 @@ def test_settings_are_really_set(filled: Path, name: str, wanted: str | int) -> 
         assert connection.execute(f"PRAGMA {name}").fetchone() == (wanted,)
 
 
-@pytest.mark.parametrize("column", ["entries", "root", "leaf_digest", "time_ms", "keys", "count", "first"])
+@pytest.mark.parametrize("column", ["entries", "root", "leaf_digest", "time_ms", "keys", "digest", "count", "first"])
 def test_columns_keep_their_types(filled: Path, column: str) -> None:
     row = {"first": 10, "count": 1, "entries": b"\x00\x00", "root": bytes(32), "leaf_digest": bytes(32)}
-    row |= {"time_ms": 1, "keys": b"", column: "text"}
+    row |= {"time_ms": 1, "keys": b"", "digest": bytes(32), column: "text"}
     with closing(open_segments(filled)) as connection, pytest.raises(sqlite3.IntegrityError):
-        connection.execute(f"INSERT INTO segment ({', '.join(row)}) VALUES (?, ?, ?, ?, ?, ?, ?)", [*row.values()])
+        connection.execute(f"INSERT INTO segment ({', '.join(row)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [*row.values()])
 
 
-@pytest.mark.parametrize("change", [{"root": bytes(31)}, {"leaf_digest": bytes(33)}, {"root": b""}])
+@pytest.mark.parametrize("change", [{"root": bytes(31)}, {"leaf_digest": bytes(33)}, {"digest": b""}, {"root": b""}])
 def test_hashes_of_another_length_are_refused(filled: Path, change: dict[str, bytes]) -> None:
     with closing(open_segments(filled)) as connection, pytest.raises(CommitError):
         SqliteStorage(connection).append(replace(segment(10, [b"x"]), **change))  # type: ignore[arg-type]  # bytes
@@ -274,7 +277,7 @@ def test_a_wal_that_another_program_reads_cannot_be_made_durable_and_is_refused(
 def test_key_records_are_found_by_time_and_only_where_there_are_some(opened: Open) -> None:
     with opened() as storage:
         for first, time_ms, keys in ((0, 5, b"a"), (1, 6, b""), (2, 7, b"b"), (3, 7, b"c"), (4, 9, b"d")):
-            storage.append(replace(segment(first, [b"x"], time_ms), keys=keys))
+            storage.append(replace(segment(first, [b"x"], time_ms), keys=keys).sealed())
         assert list(storage.keys(0, 5)) == [(5, b"a"), (7, b"b"), (7, b"c"), (9, b"d")]
         assert list(storage.keys(6, 4)) == [(7, b"b"), (7, b"c")]
         assert list(storage.keys(10, 5)) == []

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.support.rfc6962 import Tree
 
+pytestmark = pytest.mark.invariant("I5", "I6")
+
 CONNECTIONS = 64
 ENTRIES = 20_000
 KILL_AFTER = 9_000

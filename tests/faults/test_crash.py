@@ -26,6 +26,8 @@ from tlog.fetch import CBOR, parse_answer
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.invariant("I2", "I4", "I5", "I6", "I8")
+
 RESTART_S = 5.0
 FAULTY = (sys.executable, faulty_tlogd.__file__)
 
@@ -111,14 +113,14 @@ def kill_again_and_again(folder: Path, rounds: int) -> None:
     attempted: set[bytes] = set()
     starts: list[float] = []
     with Server(data) as server:
-        for _ in range(rounds):
+        for number in range(rounds):
             load = uvloop.run(crash(server, seen, dice.uniform(0.05, 0.6)))
             attempted |= load.unanswered
             server.start()
-            entries = uvloop.run(read_all(server, seen))
             starts.append(server.start_s)
             assert server.start_s < RESTART_S
-            seen.check(entries)
+            if number < 10 or number % 10 == 0:  # everything again and again takes its time
+                seen.check(uvloop.run(read_all(server, seen)))
         assert server.stop() == 0
     assert len(seen.acknowledged) > rounds, "there was no load"
     entries = stored(data)
@@ -138,9 +140,9 @@ def test_nothing_acknowledged_is_lost_and_no_two_heads_differ_over_4_kills_under
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_nothing_acknowledged_is_lost_and_no_two_heads_differ_over_20_kills_under_load(tmp_path: Path) -> None:
-    kill_again_and_again(tmp_path, 20)
+@pytest.mark.timeout(1800)
+def test_nothing_acknowledged_is_lost_and_no_two_heads_differ_over_200_kills_under_load(tmp_path: Path) -> None:
+    kill_again_and_again(tmp_path, 200)
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.3, 0.7])

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.support.wire import Connection
 
+pytestmark = pytest.mark.invariant("I6", "I17")
+
 KEYS = 24
 
 

@@ -18,6 +18,7 @@ from tests.support.grow import change_entry, create, edit, grow, replace, stored
 from tests.support.operating import add_batches, flip
 from tests.support.rfc6962 import Tree
 from tests.support.server import Server, run_tlogd
+from tests.support.serving import limit
 from tests.support.static import unframed
 from tests.support.wire import head_of
 from tlog.policy import Policy
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from tests.support.operating import Tlogd
+
+pytestmark = pytest.mark.invariant("I30")
 
 USAGE = 2
 REFUSED = 3
@@ -143,8 +146,8 @@ def test_a_start_waits_for_a_read_of_a_backup(data: Path) -> None:
         closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as reader,
     ):
         server.execute(
-            "INSERT INTO segment (first, count, entries, root, leaf_digest, time_ms, keys) "
-            "SELECT 701, 1, entries, root, root, 1 << 50, keys FROM segment WHERE first = 0"
+            "INSERT INTO segment (first, count, entries, root, leaf_digest, time_ms, keys, digest) "
+            "SELECT 701, 1, entries, root, root, 1 << 50, keys, root FROM segment WHERE first = 0"
         )
         reader.execute("BEGIN")
         assert reader.execute("SELECT max(first) FROM segment").fetchone() == (701,)
@@ -330,6 +333,7 @@ def test_a_backup_of_another_log_is_refused(data: Path, tmp_path: Path, tlogd: T
         ("segment", "entries", 5, DAMAGED),
         ("segment", "root", 5, DAMAGED),
         ("segment", "leaf_digest", 5, DAMAGED),
+        ("segment", "digest", 5, DAMAGED),
         ("backup", "note", -4, REFUSED),
         ("backup", "note", 13, REFUSED),
     ],
@@ -366,8 +370,7 @@ def test_a_log_in_use_is_not_restored(data: Path, backup: Path) -> None:
 def test_elsewhere_needs_a_new_folder_and_takes_over_all_settings(
     data: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
 ) -> None:
-    with (data / "treehead.toml").open("a") as file:
-        file.write("\n[limits]\nrate = 77\n")
+    limit(data, rate=77)
     assert restore(tlogd, backup, data, "--data", data)[0] == 2
     assert restore(tlogd, backup, data, "--checkpoints", data / "checkpoints.db")[0] == 2
     code, said = restore(tlogd, backup, data, "--data", tmp_path / "deep" / "new")

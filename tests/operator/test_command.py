@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.grow import create
 from tests.support.server import TLOGD, run_tlogd
+from tests.support.serving import limit
 from tests.support.skips import need_root
 from tlog.server.cli import cli
 from tlog.server.cli.answer import MEANINGS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.support.operating import Tlogd
 
-COMMANDS = ["keygen", "init", "serve", "status", "fsck", "backup", "restore", "freeze", "config check", "config show"]
+COMMANDS = ["keygen", "init", "serve", "status", "fsck", "backup", "restore", "freeze", "signer init", "signer serve", "repair", "recover-checkpoints", "config check", "config show"]
 
 
 def test_every_command_is_known_to_these_tests() -> None:
@@ -214,8 +215,7 @@ def test_a_folder_that_cannot_be_written_is_told(data: Path, tlogd: Tlogd) -> No
 
 
 def test_what_is_shown_is_a_configuration_that_says_the_same(data: Path, tlogd: Tlogd) -> None:
-    with (data / "treehead.toml").open("a") as file:
-        file.write("\n[limits]\nrate = 77\n")
+    limit(data, rate=77)
     shown = tlogd("config", "show", data / "treehead.toml")
     assert shown.code == 0
     assert "rate = 77  # instead of 0" in shown.out

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.grow import create, grow, stored
 from tests.support.server import TLOGD, Server, run_tlogd
+from tests.support.serving import limit
 from tlog.freeze import open_freeze
 from tlog.note import parse_vkey
 from tlog.server.config import read_config
@@ -60,8 +61,7 @@ def post(port: int, entry: bytes) -> bytes:
 def test_a_full_log_and_a_full_disk_can_be_ended_too(tmp_path: Path) -> None:
     data = tmp_path / "log"
     create(data)
-    with (data / "treehead.toml").open("a") as file:
-        file.write(f"\n[limits]\ntree_size = 1\nfree_bytes = {1 << 60}\n")
+    limit(data, tree_size=1, free_bytes=1 << 60)
     assert freeze(data, "--yes", "localhost/x").returncode == 0
     assert len(stored(data)) == 2
 

@@ -301,10 +301,10 @@ def test_the_report_in_json_says_the_same(data: Path, tlogd: Tlogd) -> None:
 
 def test_many_damages_are_counted_beyond_a_hundred(data: Path, tlogd: Tlogd) -> None:
     rows = "WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 700) "
-    insert = "INSERT INTO segment (first, count, root, leaf_digest, time_ms, keys, entries) "
+    insert = "INSERT INTO segment (first, count, root, leaf_digest, time_ms, keys, digest, entries) "
     edit(
         data / "log.db",
-        rows + insert + "SELECT 701 + i, 1, zeroblob(32), zeroblob(32), 1 << 60, x'', x'0000' FROM n",
+        rows + insert + "SELECT 701 + i, 1, zeroblob(32), zeroblob(32), 1 << 60, x'', zeroblob(32), x'0000' FROM n",
     )
     done = tlogd("fsck", "--config", data / "treehead.toml")
     assert done.code == DAMAGED

@@ -94,9 +94,9 @@ def test_reasons_to_take_no_entries_are_told(tmp_path: Path, tlogd: Tlogd) -> No
     create(data)
     file = data / "treehead.toml"
     usual = file.read_text()
-    file.write_text(usual + "\n[limits]\ntree_size = 1\n")
+    file.write_text(usual + "tree_size = 1\n")
     assert "limits.tree_size = 1" in str(status(tlogd, data)["read_only"])
-    file.write_text(usual + f"\n[limits]\nfree_bytes = {1 << 60}\n")
+    file.write_text(usual + f"free_bytes = {1 << 60}\n")
     assert "limits.free_bytes" in str(status(tlogd, data)["read_only"])
     file.write_text(usual)
     assert run_tlogd("freeze", "--config", file, "--yes", "localhost/x").returncode == 0

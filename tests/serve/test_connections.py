@@ -7,6 +7,8 @@ import json
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.scrape import scrape
 from tests.support.server import TLOGD, Server, init_log
 from tests.support.serving import dialled
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.serving import Serve
+
+pytestmark = pytest.mark.invariant("I19")
 
 FEW_FILES = ("sh", "-c", 'ulimit -n 64 && exec "$0" "$@"', *TLOGD)
 """`tlogd` with 64 file descriptors."""

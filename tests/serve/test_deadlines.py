@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.serving import Serve
 
+pytestmark = pytest.mark.invariant("I19")
+
 SLOW = 300
 """Connections that mean ill: more than a server has threads, fewer than a test has descriptors."""
 

@@ -127,17 +127,11 @@ async def test_openmetrics_is_answered_where_it_is_asked_for(serve: Serve) -> No
 
 
 async def test_a_clock_that_goes_back_is_counted_for_each_commit(tmp_path: Path) -> None:
-    times = iter([CREATED_MS + 1, CREATED_MS + 5, CREATED_MS + 4, CREATED_MS + 5, CREATED_MS - 1, CREATED_MS + 6])
-    newest = 0
-
-    def clock_ms() -> int:
-        nonlocal newest
-        newest = next(times, newest)
-        return newest
-
-    async with open_log(create(tmp_path / "log"), raise_fatal, clock_ms) as log:  # which reads the clock once
-        for number in range(5):
-            await log.add(b"%d" % number)
+    now_ms = CREATED_MS + 1
+    async with open_log(create(tmp_path / "log"), raise_fatal, lambda: now_ms) as log:
+        for after_ms in (5, 4, 5, -1, 6):
+            now_ms = CREATED_MS + after_ms
+            await log.add(b"%d at %d" % (log.head.size, after_ms))
         assert log.meter.clamps == 2
 
 

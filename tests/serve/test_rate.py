@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.support.wire import Connection
     from tlog.fetch import Response
 
+pytestmark = pytest.mark.invariant("I19")
+
 
 class Clock:
     """A clock that moves when it is told to."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.scrape import scrape
 from tests.support.wire import connected
-from tlog.server.errors import NoSpaceError
-from tlog.server.space import Space
+from tlog.server.errors import NoSpaceError, StartRefusedError
+from tlog.server.space import Space, check_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.serving import Serve
+
+pytestmark = pytest.mark.invariant("I18")
 
 
 class Disk:
@@ -53,13 +56,33 @@ def test_below_the_floor_is_refused_and_from_it_on_taken(monkeypatch: pytest.Mon
     space.check()
 
 
-def test_the_disk_is_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_promised_counts_as_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    space = Space([tmp_path], 1 << 29, Disk(monkeypatch).clock)
+    space.check(1 << 29)
+    with pytest.raises(NoSpaceError):
+        space.check((1 << 29) + 1)
+
+
+def test_the_disk_is_looked_at_twenty_times_a_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     disk = Disk(monkeypatch)
     space = Space([tmp_path], 0, disk.clock)
     for _ in range(1000):
         space.check()
-        disk.now += 0.01
-    assert disk.looks == pytest.approx(10, abs=1)
+        disk.now += 0.001
+    assert disk.looks == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("block", "is_refused"), [(512, True), (1024, True), (2048, True), (4096, False), (65536, False)]
+)
+def test_blocks_must_hold_a_step_of_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, block: int, *, is_refused: bool
+) -> None:
+    fields = list(os.statvfs("/"))
+    fields[1] = block
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    with pytest.raises(StartRefusedError, match=f"blocks of {block} bytes") if is_refused else nullcontext():
+        check_blocks(tmp_path)
 
 
 def test_the_fullest_volume_counts(tmp_path: Path) -> None:

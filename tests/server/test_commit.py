@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tlog.server.storage import Segment, SignedHead
 
+pytestmark = pytest.mark.invariant("I1", "I2", "I4", "I8", "I9")
+
 FIRST = [b"genesis"]
 BATCH = [b"a", b"", b"c" * 300]
 
@@ -158,6 +160,10 @@ def test_any_flipped_bit_of_the_stored_entries_is_never_signed() -> None:
         lambda segment: replace(segment, count=segment.count - 1),
         lambda segment: replace(segment, root=bytes(32)),
         lambda segment: replace(segment, leaf_digest=bytes(32)),
+        lambda segment: replace(segment, digest=bytes(32)),
+        lambda segment: replace(segment, time_ms=segment.time_ms + 1),
+        lambda segment: replace(segment, time_ms=segment.time_ms + 1).sealed(),
+        lambda segment: replace(segment, keys=b"others").sealed(),
         lambda segment: replace(segment, entries=segment.entries[:-1]),
         lambda segment: replace(segment, entries=segment.entries + b"\x00\x00"),
         lambda segment: replace(segment, entries=b""),
@@ -168,7 +174,10 @@ def test_any_flipped_bit_of_the_stored_entries_is_never_signed() -> None:
             leaf_digest=sha256(b"".join(leaves([b"x", b"y", b"z"]))).digest(),
         ),
     ],
-    ids=["gone", "first", "longer", "shorter", "root", "digest", "cut off", "one more", "empty", "swapped", "others"],
+    ids=(
+        "gone first longer shorter root leaves digest time time-sealed keys-sealed cut-off "
+        "one-more empty swapped others"
+    ).split(),
 )
 def test_a_segment_that_is_read_back_otherwise_is_never_signed(change: Callable[[Segment], Segment | None]) -> None:
     log = Log(ReadsBackLies(change))

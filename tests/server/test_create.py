@@ -26,6 +26,8 @@ from tlog.server.errors import CommitError, CreateError
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.invariant("I12", "I13")
+
 ORIGIN = "log.example/new"
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tlog.server.sequencer import Placed
 
+pytestmark = pytest.mark.invariant("I17", "I29")
+
 
 def indexes(placed: Sequence[Placed]) -> list[tuple[int, bool]]:
     return [(one.index, one.is_new) for one in placed]

@@ -23,6 +23,8 @@ from tlog.tile import Bundle, Tile
 if TYPE_CHECKING:
     from tlog.server.storage.tiles import TileStore
 
+pytestmark = pytest.mark.invariant("I5")
+
 MAX = 700
 TREE = Tree([b"%d" % number * (number % 5) for number in range(MAX + 1)])
 LEAVES = b"".join(TREE.mth(index, index + 1) for index in range(MAX))

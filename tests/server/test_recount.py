@@ -14,6 +14,8 @@ from tests.support.writing import leaves
 from tlog.errors import VerificationError
 from tlog.server.recount import Recount
 
+pytestmark = pytest.mark.invariant("I1")
+
 EMPTY = Recount(0, ())
 
 

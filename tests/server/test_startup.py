@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from tests.support.grow import change_entry, change_segment, create, edit, grow, raise_fatal, replace, stored
+from tests.support.grow import change_entry, change_segment, create, edit, grow, raise_fatal, replace, reseal, stored
 from tests.support.rfc6962 import Tree
 from tests.support.server import Forks, Server, run_tlogd
 from tests.support.static import addresses, content, every_width, path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.static import Address
     from tlog.server.config import Config
     from tlog.server.log import ServedLog
+
+pytestmark = pytest.mark.invariant("I10", "I13", "I14")
 
 REFUSED = 3
 SIZES = [501, 601, 701]  # of the template, commit by commit at its end
@@ -118,6 +120,7 @@ def test_other_entries_under_the_right_root_column_are_refused(
         (root,) = connection.execute("SELECT root FROM segment ORDER BY first DESC").fetchone()
     replace(other / "log.db", data / "log.db")
     edit(data / "log.db", ("UPDATE segment SET root = ? WHERE first = 601", (root,)))
+    reseal(data / "log.db")
     if tiles == "removed":
         (data / "tiles.db").unlink()
     if tiles == "of the other log":
@@ -135,6 +138,7 @@ def test_other_entries_below_full_tiles_are_refused_where_nothing_is_above_them(
         (root,) = connection.execute("SELECT root FROM segment ORDER BY first DESC").fetchone()
     replace(logs[1] / "log.db", logs[0] / "log.db")
     edit(logs[0] / "log.db", ("UPDATE segment SET root = ? WHERE first = 1", (root,)))
+    reseal(logs[0] / "log.db")
     assert "entry 0 in log.db is not the one in the signed tree" in refusal(logs[0])
 
 
@@ -226,7 +230,7 @@ def test_an_unsigned_commit_with_other_bytes_is_refused_and_named(
     assert "tlogd repair --discard-unsigned" in message
 
 
-@pytest.mark.parametrize("column", ["root", "leaf_digest"])
+@pytest.mark.parametrize("column", ["root", "leaf_digest", "digest"])
 def test_an_unsigned_commit_with_another_root_or_digest_is_refused(data: Path, column: str, refusal: Refusal) -> None:
     replace(data / "checkpoints.db.601", data / "checkpoints.db")
     edit(data / "log.db", f"UPDATE segment SET {column} = zeroblob(32) WHERE first = 601")
@@ -234,6 +238,14 @@ def test_an_unsigned_commit_with_another_root_or_digest_is_refused(data: Path, c
     assert "the newest commit was not signed, and cannot be" in message
     with closing(sqlite3.connect(data / "checkpoints.db")) as connection:
         assert connection.execute("SELECT size FROM head").fetchone() == (601,)
+
+
+@pytest.mark.parametrize("change", ["time_ms = time_ms + 1", "keys = x'00'", "leaf_digest = zeroblob(32)"])
+def test_what_is_kept_of_the_newest_signed_commit_is_refused_where_it_was_changed(
+    data: Path, change: str, refusal: Refusal
+) -> None:
+    edit(data / "log.db", f"UPDATE segment SET {change} WHERE first = 601")
+    assert "what log.db keeps of entries 601 to 700 is not what came in" in refusal(data)
 
 
 # The key and the configuration.

@@ -6,10 +6,12 @@ import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
+from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from tests.support.serving import limit
 from tests.support.static import unframed
 from tlog.server.create import create_log
 from tlog.server.log import open_log
@@ -24,10 +26,11 @@ CREATED_MS = 1_700_000_000_000
 
 
 def create(data: Path, checkpoints: Path | None = None, origin: str = "localhost/x") -> Config:
-    """Create a log, and return its configuration as `serve` reads it."""
+    """Create a log, and return its configuration as `serve` reads it; it has no ballast."""
     from tlog.server.config import read_config  # noqa: PLC0415  # not by those who only edit
 
     create_log(origin, data, CREATED_MS, checkpoints)
+    limit(data, ballast_bytes=0)
     return read_config(data / "treehead.toml")
 
 
@@ -71,6 +74,19 @@ def edit(path: Path, *statements: str | tuple[str, tuple[object, ...]]) -> None:
             connection.execute(*((statement,) if isinstance(statement, str) else statement))
         for _, sql in triggers:
             connection.execute(sql)
+
+
+def reseal(path: Path) -> None:
+    """Compute the digest of every segment anew, as whoever edits them on purpose would."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT first, count, time_ms, root, leaf_digest, keys FROM segment").fetchall()
+    edit(path, *(("UPDATE segment SET digest = ? WHERE first = ?", (digest(*row), row[0])) for row in rows))
+
+
+def digest(first: int, count: int, time_ms: int, *rest: bytes) -> bytes:
+    """Return the digest of a segment, as the storage says: rest is its root, its leaf digest and its keys."""
+    numbers = b"".join(number.to_bytes(8, signed=True) for number in (first, count, time_ms))
+    return sha256(b"treehead/segment/v1\n" + numbers + b"".join(rest)).digest()
 
 
 def change_segment(data: Path, index: int, change: Callable[[bytes], bytes]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.support.static import unframed
+from tlog.errors import FormatError
 from tlog.server.errors import CommitError, StartRefusedError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class MemoryStorage:
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
         for segment in self.segments:
             if segment.keys and segment.time_ms >= since_ms and segment.first < end:
+                if not segment.is_whole:
+                    raise FormatError(f"the keys of entries {segment.first} to {segment.end - 1} were changed")
                 yield segment.time_ms, segment.keys
 
 

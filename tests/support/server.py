@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.serving import limit
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -32,9 +34,10 @@ def run_tlogd(*arguments: str | Path, program: Sequence[str] = TLOGD) -> subproc
 
 
 def init_log(data: Path, *options: str | Path, origin: str = "localhost/x") -> str:
-    """Create a log with the real command, and return its vkey."""
+    """Create a log with the real command, and return its vkey; it has no ballast, so that many fit on a disk."""
     done = run_tlogd("init", "--origin", origin, "--data", data, "--json", *options)
     assert done.returncode == 0, done.stderr
+    limit(data, ballast_bytes=0)
     return str(json.loads(done.stdout)["vkey"])
 
 
@@ -68,12 +71,14 @@ class Server:
     Attributes:
         port: Where it listens; the first start takes a free one, later ones the same.
         start_s: Seconds that the newest start took, from the command to the listening line.
+        code: How the newest process ended.
     """
 
     def __init__(self, data: Path, program: Sequence[str] = TLOGD) -> None:
         """Take the folder of a log; nothing is started yet."""
         self.port = 0
         self.start_s = 0.0
+        self.code = 0
         self._data = data
         self._program = program
         self._process: subprocess.Popen[str] | None = None
@@ -162,7 +167,7 @@ class Server:
         process = self._process
         assert process is not None
         try:
-            code = process.wait(DEADLINE_S)
+            self.code = code = process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -20,10 +20,12 @@ class Serve(Protocol):
 
 
 def limit(data: Path, **limits: float) -> None:
-    """Set limits in the configuration of a log."""
-    lines = [f"{name} = {value}" for name, value in limits.items()]
-    with (data / "treehead.toml").open("a") as file:
-        file.write("\n".join(["", "[limits]", *lines, ""]))
+    """Set limits in the configuration of a log; their table is its last."""
+    path = data / "treehead.toml"
+    usual, _, old = path.read_text().partition("\n[limits]\n")
+    kept = [line for line in old.splitlines() if line.partition(" = ")[0] not in limits]
+    new = [f"{name} = {value}" for name, value in limits.items()]
+    path.write_text("\n".join([usual, "[limits]", *kept, *new, ""]))
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ def need_tool(name: str) -> str:
         pytest.skip.Exception: It is missing.
         pytest.fail.Exception: It is missing, under CI.
     """
-    return shutil.which(name) or _go_without(f"missing tool: {name}")
+    return shutil.which(name) or go_without(f"missing tool: {name}")
 
 
 def need_root() -> None:
@@ -34,7 +34,7 @@ def need_root() -> None:
         pytest.fail.Exception: Somebody else runs it, under CI.
     """
     if os.geteuid() != 0:
-        _go_without("missing root")
+        go_without("missing root")
 
 
 def vectors(folder: str) -> Path:
@@ -51,7 +51,8 @@ def vectors(folder: str) -> Path:
     return path
 
 
-def _go_without(reason: str) -> NoReturn:
+def go_without(reason: str) -> NoReturn:
+    """Skip the test, or fail it under CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and CI skips nothing", pytrace=False)
     pytest.skip(reason, allow_module_level=True)

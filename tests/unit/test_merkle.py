@@ -38,6 +38,8 @@ from tlog.merkle import (
     verify_subtree_inclusion,
 )
 
+pytestmark = pytest.mark.invariant("I21")
+
 BOUND = 130
 TREE = Tree([b"entry %d" % number for number in range(5000)])
 UNIFORM = Tree([b"the same"], uniform=True)

@@ -122,6 +122,12 @@ class Admission:
             self._enter(submission)
         return submission, answer
 
+    def drop(self, failure: Exception) -> None:
+        """Give up what has entered and is not in a commit: nothing of it is signed, so its keys may come again."""
+        for submission in self._pool.drop(failure):
+            if submission.request is not None:
+                del self._keyed[submission.request.key]
+
     def settle(self, submission: Submission, head: SignedHead) -> None:
         """Answer a submission whose entries are all in a signed head, and remember its key."""
         record = submission.record()
@@ -163,6 +169,8 @@ class Admission:
             await self._look_up(submission, doubtful)
             for owner in submission.owners():
                 await owner.looked_up()
+            for owner in submission.owners():
+                await owner.looked_up()  # without a wait: none of them was given up while another was looked up
             if not submission.brought:
                 under_way = {one.owner for one, _ in submission.places if not one.is_old}
                 for owner in under_way:

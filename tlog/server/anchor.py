@@ -1,18 +1,303 @@
-"""Anchors: copies of the newest head that are kept outside, and show whether a log was taken back."""
+"""Anchors: copies of the newest head that are kept outside, and show whether a log was taken back.
+
+Data and checkpoint store that are restored together fit together, so nothing on the machine can tell. Whoever kept a
+newer head can. A start reads each anchor of the configuration, a file or a URL, and compares:
+
+    larger than the signed head                      the log was taken back: refuse
+    as large or smaller, with the root of the tree   the log grew out of it
+    another root                                     two histories: refuse; both notes are evidence
+
+An anchor is a signed note, as `GET /checkpoint` answers with. It is verified under the pinned key, so whoever controls
+one can keep a log from starting, or withhold that it was taken back, and can never make it sign anything.
+
+A served log that has an anchor file writes one itself: every newest head, at most once in a while. It replaces only
+what it wrote, or what the start compared, so a head of another history is never lost under it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import http.client
+import os
+import socket
+import ssl
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from threading import Thread, Timer
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import structlog
+
+from tlog.errors import TreeheadError
+from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root
+from tlog.note import MAX_NOTE_SIZE
+from tlog.server.disk import sync
+from tlog.server.errors import DamageError, MissingFileError, StartRefusedError
+from tlog.server.head import log_verifier, open_head
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from tlog.checkpoint import Checkpoint
     from tlog.server.config import Config
     from tlog.server.storage import SignedHead
     from tlog.server.tree import Tree
 
+ANSWER_S = 10.0
+"""Seconds within which the server of an anchor has answered."""
+
+LAST_S = 5.0
+"""Seconds that a log waits at its end for the last head to be written; a disk that hangs may be that of the anchor."""
+
+log = structlog.get_logger()
+
+_WAYS_ON = (
+    "mend that; or, if you know from elsewhere that the log was not taken back, start without it: take it out of the "
+    "configuration, or leave the option away"
+)
+
 
 async def check_anchors(config: Config, head: SignedHead, tree: Tree) -> None:
-    """Compare the signed head with each anchor of the configuration.
+    """Compare the signed head with each anchor of the configuration, and with what the anchor file holds.
+
+    Args:
+        config: The configuration.
+        head: The signed head.
+        tree: Its tree.
 
     Raises:
         StartRefusedError: An anchor cannot be read, is of another log, or has seen a head that is not in the tree.
     """
+    for anchor, seen in await asyncio.to_thread(read_anchors, config):
+        await _check(anchor, seen, head, tree)
+
+
+def read_anchors(config: Config) -> list[tuple[str, Checkpoint]]:
+    """Return each anchor of the configuration, the anchor file as well where it is there, with the head it has seen.
+
+    Raises:
+        StartRefusedError: One cannot be read, or is of another log.
+    """
+    found = [(anchor, _opened(config, anchor, _read(config, anchor))) for anchor in dict.fromkeys(config.anchors)]
+    if config.anchor_file and config.anchor_file not in config.anchors:
+        with suppress(MissingFileError):  # it is written for the first time
+            note = _read_file(config.path(config.anchor_file))
+            found.append((config.anchor_file, _opened(config, config.anchor_file, note)))
+    return found
+
+
+def _read(config: Config, anchor: str) -> bytes:
+    if anchor.startswith(("http://", "https://")):
+        return _fetch(anchor)
+    try:
+        return _read_file(config.path(anchor))
+    except MissingFileError as error:
+        raise StartRefusedError(f"{error}: the newest head is not known from outside; {_WAYS_ON}") from error
+
+
+def _read_file(path: Path) -> bytes:
+    """Read a small file.
+
+    Raises:
+        MissingFileError: It is missing.
+        StartRefusedError: It cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(MAX_NOTE_SIZE + 1)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"the anchor {path} is missing") from error
+    except OSError as error:
+        raise StartRefusedError(f"the anchor {path} cannot be read: {error.strerror}; {_WAYS_ON}") from error
+
+
+def _fetch(url: str) -> bytes:
+    """Get an anchor, from exactly this address.
+
+    Raises:
+        StartRefusedError: It does not answer with 200, in time.
+    """
+    try:
+        parts = urlsplit(url)
+        with closing(_connect(parts.scheme, parts.hostname or "", parts.port)) as connection:
+            connection.connect()
+            with _cut_off(connection.sock):
+                connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+                response = connection.getresponse()
+                body = response.read(MAX_NOTE_SIZE + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise StartRefusedError(f"the anchor {url} does not answer: {error}; {_WAYS_ON}") from error
+    if response.status != http.client.OK:
+        raise StartRefusedError(f"the anchor {url} answers {response.status}; {_WAYS_ON}")
+    return body
+
+
+@contextmanager
+def _cut_off(connection: socket.socket) -> Iterator[None]:
+    """Let whoever reads from a connection see its end in time: its timeout is one of each read, and not of the whole.
+
+    Raises:
+        TimeoutError: It was cut off.
+    """
+
+    def cut() -> None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    late = Timer(ANSWER_S, cut)
+    late.daemon = True
+    late.start()
+    try:
+        yield
+        if not late.is_alive():
+            raise TimeoutError(f"not all of it came within {ANSWER_S:g} s")
+    finally:
+        late.cancel()
+
+
+def _connect(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=ANSWER_S, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+
+
+def _opened(config: Config, anchor: str, note: bytes) -> Checkpoint:
+    try:
+        return open_head(note, log_verifier(config))
+    except TreeheadError as error:
+        raise StartRefusedError(f"the anchor {anchor} is no head of {config.origin}: {error}; {_WAYS_ON}") from error
+
+
+async def _check(anchor: str, seen: Checkpoint, head: SignedHead, tree: Tree) -> None:
+    """Compare a head that was seen outside with the signed one."""
+    if seen.size > head.size:
+        raise StartRefusedError(
+            f"the log was taken back: the anchor {anchor} has seen it at size {seen.size}, and here it is signed up to "
+            f"{head.size}; to sign on would fork it. Bring back the newest log.db and checkpoints.db; where log.db has "
+            f"all {seen.size} entries, the anchor is the lost head: tlogd recover-checkpoints --from"
+        )
+    root = head.root if seen.size == head.size else await _root(anchor, seen.size, tree)
+    if seen.root != root:
+        raise StartRefusedError(
+            f"the log has forked: the anchor {anchor} has another root at size {seen.size} than the tree has here, "
+            "and both are signed. Both notes are evidence: keep the anchor and the checkpoint store as they are, and "
+            "start neither history"
+        )
+
+
+async def _root(anchor: str, size: int, tree: Tree) -> bytes:
+    if size == 0:
+        return EMPTY_ROOT
+    try:
+        return subtree_root(0, size, await tree.hashes(subtree_nodes(0, size)))
+    except DamageError as error:
+        raise StartRefusedError(f"the anchor {anchor} cannot be compared with the tree: {error}") from error
+
+
+class AnchorWriter:
+    """Keeps a copy of the newest head in a file, as a rule on another machine. Owned by the event loop.
+
+    1  what is there is what was written last, or else what the start compared
+    2  write the note beside it
+    3  make it durable
+    4  give it the name of the file
+    5  make the folder durable
+
+    Each write has a thread of its own, which nobody waits for at the end of the process: a disk that hangs must not
+    keep the log from anything.
+
+    Attributes:
+        size: Size of the newest head that was written; 0 before the first.
+        failures: How often one could not be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Write to a file, which a start has compared with the log where it was there."""
+        self._path = path
+        self._written = b""
+        self._writing: asyncio.Task[None] | None = None
+        self._failure = ""
+        self.size = 0
+        self.failures = 0
+
+    async def run(self, head: Callable[[int], Awaitable[SignedHead]], pause_s: float) -> None:
+        """Write each newest head, with a pause between two, until cancelled.
+
+        Args:
+            head: Waits for a head that is larger than a size.
+            pause_s: Seconds between two writes.
+        """
+        while True:
+            self._writing = asyncio.create_task(self._write(await head(self.size)), name="anchor write")
+            await asyncio.shield(self._writing)
+            await asyncio.sleep(pause_s)
+
+    async def finish(self, head: SignedHead) -> None:
+        """Write the last head, when `run` has ended; give up where that takes long."""
+        try:
+            async with asyncio.timeout(LAST_S):
+                if self._writing is not None:
+                    await self._writing
+                await self._write(head)
+        except TimeoutError:
+            self._failed(head, "the disk does not answer")
+
+    async def _write(self, head: SignedHead) -> None:
+        """Write a head where it is newer than the last one; the log goes on where that fails."""
+        if head.size <= self.size:
+            return
+        try:
+            is_new = await _on_thread(partial(_replace, self._path, self._written, head.note))
+        except OSError as error:
+            self._failed(head, error.strerror or str(error))
+            return
+        if is_new or self._failure:
+            log.info("anchor.written", file=str(self._path), size=head.size)
+        self._written, self._failure, self.size = head.note, "", head.size
+
+    def _failed(self, head: SignedHead, reason: str) -> None:
+        """Count a failure, and log it where it is not the one that was logged last."""
+        self.failures += 1
+        if reason != self._failure:
+            self._failure = reason
+            log.warning("anchor.failed", file=str(self._path), reason=reason, size=head.size)
+
+
+async def _on_thread(work: Callable[[], bool]) -> bool:
+    """Run work on a thread that ends with the process, and wait for it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bool] = loop.create_future()
+
+    def run() -> None:
+        try:
+            settle = partial(done.set_result, work())
+        except OSError as error:
+            settle = partial(done.set_exception, error)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: done.done() or settle())
+
+    Thread(target=run, name="anchor", daemon=True).start()
+    return await done
+
+
+def _replace(path: Path, written: bytes, note: bytes) -> bool:
+    """Write a note over what was written before; return whether there was none.
+
+    Raises:
+        OSError: The disk refuses, or somebody else has written to the file.
+    """
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        found = b""
+    if written and found not in (b"", written):
+        raise OSError("somebody else has written to it, so it is left as it is; a start compares it with the log")
+    draft = path.with_name(f".{path.name[:200]}.part")
+    draft.write_bytes(note)
+    sync(draft)
+    draft.replace(path)
+    sync(path.absolute().parent)
+    return not found

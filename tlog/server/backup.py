@@ -31,7 +31,7 @@ from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.verify import LOG, check_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tlog.note import Verifier
@@ -121,41 +121,63 @@ def copy_entries(source: sqlite3.Connection, target: Path, schema: str, size: in
         CreateError: It cannot be written.
         DamageFoundError: The source cannot be read, or no segment ends at the size.
     """
+    write_segments(_up_to(source, size), target, schema, lambda end: progress(end, size))
+
+
+def write_segments(segments: Iterable[Segment], target: Path, schema: str, progress: Callable[[int], None]) -> None:
+    """Write segments into an empty database, which the caller makes durable.
+
+    Args:
+        segments: The segments; what they raise passes.
+        target: The file, empty or missing.
+        schema: What it is made of.
+        progress: Told the end of what is written, from time to time.
+
+    Raises:
+        CreateError: It cannot be written.
+    """
     try:
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
             copy.executescript(f"PRAGMA journal_mode = off; PRAGMA synchronous = off; {schema}")
-            for part, end in _parts(source, size):
+            for part in _parts(segments):
                 rows = [tuple(getattr(segment, name) for name in _NAMES) for segment in part]
                 copy.execute("BEGIN")
                 copy.executemany(_INSERT, rows)
                 copy.execute("COMMIT")
-                progress(end, size)
+                progress(part[-1].end)
     except sqlite3.Error as error:
         raise CreateError(f"the copy could not be written: {error}") from error
 
 
-_NAMES = ("first", "count", "entries", "root", "leaf_digest", "time_ms", "keys")
-_INSERT = f"INSERT INTO segment ({', '.join(_NAMES)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 — constants
+_NAMES = ("first", "count", "entries", "root", "leaf_digest", "time_ms", "keys", "digest")
+_INSERT = f"INSERT INTO segment ({', '.join(_NAMES)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 — constants
 
 
-def _parts(source: sqlite3.Connection, size: int) -> Iterator[tuple[list[Segment], int]]:
-    """Yield the segments up to a size in parts, each with its end."""
-    part: list[Segment] = []
-    length = end = 0
+def _up_to(source: sqlite3.Connection, size: int) -> Iterator[Segment]:
+    """Yield the segments up to a size, which the last of them must have."""
+    end = 0
     try:
-        for segment in read_segments(source):
-            if segment.end > size:
-                break
-            part.append(segment)
-            end, length = segment.end, length + len(segment.entries)
-            if length >= _COMMIT_SIZE:
-                yield part, end
-                part, length = [], 0
+        for segment in read_segments(source, end=size):
+            end = segment.end
+            yield segment
     except sqlite3.Error as error:
         raise DamageFoundError(f"{LOG} cannot be read behind entry {end}: {error}") from error
     if end != size:
         raise DamageFoundError(f"{LOG} holds {end} entries up to the signed size {size}; see: tlogd fsck")
-    yield part, end
+
+
+def _parts(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Yield segments in parts of a transaction each."""
+    part: list[Segment] = []
+    length = 0
+    for segment in segments:
+        part.append(segment)
+        length += len(segment.entries)
+        if length >= _COMMIT_SIZE:
+            yield part
+            part, length = [], 0
+    if part:
+        yield part
 
 
 def check_copy(path: Path, schema: str, head: SignedHead, verifier: Verifier, progress: Progress) -> Findings:

@@ -83,6 +83,11 @@ class Commit:
         if self._broken:
             raise CommitError("the tree in memory is not the one of the signed head")
 
+    @property
+    def last_ms(self) -> int:
+        """The time of the newest segment, milliseconds since 1970; read between two commits."""
+        return self._last_ms
+
     def run(self, entries: Sequence[bytes], leaf_hashes: Sequence[bytes], time_ms: int, keys: bytes = b"") -> Committed:
         """Append a batch and sign the new head: steps 3 to 7.
 
@@ -99,18 +104,17 @@ class Commit:
             started = perf_counter()
             growth = extend(self._edge, leaf_hashes)
             self._last_ms = max(time_ms, self._last_ms)
-            self._storage.append(
-                Segment(
-                    first=growth.old.size,
-                    count=len(entries),
-                    entries=format_bundle(entries),
-                    root=growth.new.root(),
-                    leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
-                    time_ms=self._last_ms,
-                    keys=keys,
-                )
-            )
-            return self._sign(growth, keys, started)
+            segment = Segment(
+                first=growth.old.size,
+                count=len(entries),
+                entries=format_bundle(entries),
+                root=growth.new.root(),
+                leaf_digest=sha256(b"".join(leaf_hashes)).digest(),
+                time_ms=self._last_ms,
+                keys=keys,
+            ).sealed()
+            self._storage.append(segment)
+            return self._sign(growth, segment.digest, started)
 
     def finish(self, leaf_hashes: Sequence[bytes]) -> Committed:
         """Sign the head of a segment that is already stored: steps 5 to 7.
@@ -131,11 +135,11 @@ class Commit:
         yield
         self._broken = False
 
-    def _sign(self, growth: Growth, keys: bytes | None, started: float) -> Committed:
-        """Take steps 5 to 7 for the segment behind the signed head; its key records are known where it is new."""
+    def _sign(self, growth: Growth, digest: bytes | None, started: float) -> Committed:
+        """Take steps 5 to 7 for the segment behind the signed head; its digest is known where it is new."""
         stored = perf_counter()
         try:
-            recount = self._recounted(growth, keys)
+            recount = self._recounted(growth, digest)
             proof = _consistency(growth)
             verify_consistency(self._head.size, growth.new.size, proof, self._head.root, growth.new.root())
             counted = perf_counter()
@@ -149,22 +153,24 @@ class Commit:
         steps = Steps(stored - started, counted - stored, signed - counted, perf_counter() - signed)
         return Committed(head, growth, steps, self._last_ms)
 
-    def _recounted(self, growth: Growth, keys: bytes | None) -> Recount:
+    def _recounted(self, growth: Growth, digest: bytes | None) -> Recount:
         """Read the segment back and count it the second way (step 5)."""
         segment = self._storage.segment_at(growth.old.size)
         if segment is None or (segment.first, segment.end) != (growth.old.size, growth.new.size):
             raise CommitError("the segment that was stored cannot be read back")
-        recount, digest = self._recount.add(segment.entries)
-        if keys is not None and segment.keys != keys:
-            raise CommitError("the records of idempotency keys are stored differently than they came in")
-        if digest != segment.leaf_digest:
+        recount, leaf_digest = self._recount.add(segment.entries)
+        is_expected = segment.digest == digest if digest is not None else True
+        if not (is_expected and segment.is_whole and leaf_digest == segment.leaf_digest):
             raise CommitError(
                 f"entries {segment.first} to {segment.end - 1} are stored differently than they came in; "
                 "an unsigned segment can be removed with: tlogd repair --discard-unsigned"
             )
         found = (recount.size, recount.root())
         if found != (growth.new.size, growth.new.root()) or found != (segment.end, segment.root):
-            raise CommitError(f"two ways to the root of size {segment.end} give different roots")
+            raise CommitError(
+                f"two ways to the root of size {segment.end} give different roots; "
+                "an unsigned segment can be removed with: tlogd repair --discard-unsigned"
+            )
         return recount
 
     def _signed(self, edge: Edge, proof: Sequence[bytes]) -> SignedHead:

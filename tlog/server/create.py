@@ -27,6 +27,7 @@ from tlog.server.config import CONFIG_NAME, Config, format_config
 from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
 from tlog.server.key import read_key, read_key_file, read_passphrase, write_key
 from tlog.server.signer import LocalSigner
+from tlog.server.space import check_blocks
 from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.segments import SqliteStorage, open_segments
@@ -97,6 +98,7 @@ def create_log(
     signer, passphrase = _signer(origin, key)
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
+        _check_disk(data.parent)
         draft = Path(tempfile.mkdtemp(prefix=f".{data.name}.init-", dir=data.parent))
         moved = None
         try:
@@ -123,6 +125,13 @@ def _check_free(*names: Path) -> None:
     for name in names:
         if os.path.lexists(name):
             raise UnusableNameError(f"{name} exists; a log is never created over anything")
+
+
+def _check_disk(folder: Path) -> None:
+    try:
+        check_blocks(folder)
+    except StartRefusedError as error:
+        raise CreateError(str(error)) from error
 
 
 def _new_signer(origin: str) -> Signer:

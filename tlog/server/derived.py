@@ -10,7 +10,7 @@ Reading goes by parts of bounded size, so that a machine that could write a log 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from tlog.server.overlay import Overlay, first_tile
 from tlog.server.storage.database import Database, running
 from tlog.server.storage.leaves import RUN, LeafStore
 from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.storage.wal import check_tiles
 from tlog.server.tree import stored_hashes
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Tile
 
@@ -81,17 +82,18 @@ class Derived:
 
 
 @asynccontextmanager
-async def bring_up(source: Source, path: Path) -> AsyncIterator[Derived]:
+async def bring_up(source: Source, path: Path, *, anew: bool = False) -> AsyncIterator[Derived]:
     """Bring derived data up to the signed head: what is there, or else new data, which replaces it once it fits.
 
     Args:
         source: The entries.
         path: tiles.db.
+        anew: Whether what is there is not to be believed, however well it fits.
 
     Raises:
         StartRefusedError: The entries do not have the root of the signed head, or are damaged.
     """
-    async with _brought_up(source, path) as derived:
+    async with nullcontext() if anew else _brought_up(source, path) as derived:
         if derived is not None:
             yield derived
             return
@@ -106,8 +108,12 @@ async def bring_up(source: Source, path: Path) -> AsyncIterator[Derived]:
 async def _brought_up(source: Source, path: Path) -> AsyncIterator[Derived | None]:
     """Open tiles and bring them up to the signed head; None if they are missing, damaged, or not of its tree."""
     try:
+        check_tiles(path)
         thread = await Database.open(partial(open_tiles, path)) if path.exists() else None  # noqa: ASYNC240 — nothing else runs yet
     except DamagedFileError:
+        thread = None
+    except DamageError as error:
+        log.warning("tiles.damaged", reason=str(error))
         thread = None
     if thread is None:
         yield None
@@ -128,7 +134,7 @@ async def _rebuild(source: Source, path: Path) -> None:
         if await _bring_up(source, thread) is None:
             raise StartRefusedError(
                 f"the entries of log.db do not have the root of the signed head {source.head.size}: an entry was "
-                "changed. Restore the right log.db, or see: tlogd repair"
+                "changed. Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
             )
     _remove(path)
     fresh.rename(path)
@@ -210,7 +216,7 @@ def _read_entries(source: Source, start: int, end: int, _: object) -> list[bytes
     try:
         return source.storage.entries(start, end, CHUNK_BYTES)
     except (TreeheadError, sqlite3.Error) as error:
-        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
+        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair --from URL|DIR") from error
 
 
 def _recent_tiles(position: int) -> list[Tile]:
@@ -241,6 +247,6 @@ async def _check_recent(source: Source, thread: Database, store: TileStore, posi
             if leaf_hash(entry) != wanted[checked - start]:
                 raise StartRefusedError(
                     f"entry {checked} in log.db is not the one in the signed tree: it was changed. "
-                    "Restore the right log.db, or see: tlogd repair"
+                    "Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
                 )
             checked += 1

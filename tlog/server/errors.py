@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from tlog.errors import TreeheadError
+from tlog.errors import TreeheadError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 class StartRefusedError(TreeheadError):
     """The state on disk does not fit together, so the log is not opened; the message says what to do."""
+
+
+class SourceError(UnavailableError):
+    """A source of lost entries cannot be reached, or does not answer in time."""
 
 
 class InUseError(StartRefusedError):
@@ -33,6 +37,10 @@ class CommitError(TreeheadError):
 
 class SigningError(TreeheadError):
     """The signer refuses to sign a head, or failed: no signature was given."""
+
+
+class SignerAwayError(TreeheadError):
+    """No signer answers: it has to be started, or is being started."""
 
 
 class StoppedError(TreeheadError):

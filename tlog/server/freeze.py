@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tlog.freeze import freeze_entry
 from tlog.merkle import MAX_SIZE
 from tlog.server.errors import CommitError
-from tlog.server.key import read_log_key
 from tlog.server.log import open_log
 
 if TYPE_CHECKING:
@@ -30,14 +28,14 @@ async def freeze_log(config: Config, reason: str, on_fatal: Fatal) -> Placed:
         StartRefusedError: The log is in use, or its state does not fit together.
         ReadOnlyError: It was ended before.
         FormatError: The reason is too long, or not one line.
+        SigningError: The signer does not sign it.
         CommitError: Something else took the last place.
     """
-    signer = read_log_key(config)
     limits = msgspec.structs.replace(config.limits, tree_size=MAX_SIZE, free_bytes=0)  # a full log can be ended, too
     async with open_log(msgspec.structs.replace(config, limits=limits), on_fatal) as log:
         log.check_admission()
         size = log.head.size
-        placed = await log.add(freeze_entry(signer, size, reason))
+        placed = await log.add(await log.sign_end(reason))
     if (placed.index, placed.is_new) != (size, True):
         raise CommitError(f"the log has more than the {size} entries that its end was signed for; try again")
     return placed

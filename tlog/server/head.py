@@ -19,7 +19,8 @@ from tlog.policy import Policy
 from tlog.server.errors import ConfigError, DamagedFileError, InUseError, StartRefusedError
 from tlog.server.lock import LOCK_NAME, Glance
 from tlog.server.storage import SignedHead
-from tlog.server.storage.checkpoints import SCHEMA
+from tlog.server.storage.checkpoints import KINDS, SCHEMA
+from tlog.server.storage.database import typed
 from tlog.server.storage.reading import open_reading
 
 if TYPE_CHECKING:
@@ -123,15 +124,15 @@ def stored_head(config: Config, path: Path) -> SignedHead:
     try:
         with closing(open_reading(path, SCHEMA, alone=True)) as connection:
             row = connection.execute(select, (config.origin,)).fetchone()
+            head = None if row is None else SignedHead(*typed(row, *KINDS))
     except sqlite3.DatabaseError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
-    if row is None:
+    if head is None:
         raise StartRefusedError(f"the checkpoint store {path} knows no log named {config.origin!r}")
-    head = SignedHead(*row)
     try:
         found = open_head(head.note, verifier)
     except TreeheadError as error:
-        raise StartRefusedError(f"the head in {path} does not verify: {error}") from error
+        raise DamagedFileError(f"the head in {path} does not verify: {error}") from error
     if found != Checkpoint(head.origin, head.size, head.root):
-        raise StartRefusedError(f"the checkpoint store {path} contradicts itself: its note is of another head")
+        raise DamagedFileError(f"the checkpoint store {path} contradicts itself: its note is of another head")
     return head

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tlog.errors import NotFoundError, VerificationError
@@ -24,12 +24,16 @@ from tlog.merkle import (
 )
 from tlog.multiproof import multiproof_nodes, verify_multiproof
 from tlog.note import parse_vkey
+from tlog.server.anchor import AnchorWriter
+from tlog.server.clock import Clock, ClockError, steady, wall_clock_ms
 from tlog.server.duplicates import Duplicates
 from tlog.server.errors import DamageError, ReadOnlyError
 from tlog.server.idempotency import key_digest
 from tlog.server.lock import LOCK_NAME, announce
+from tlog.server.mark import MARK_NAME
 from tlog.server.metrics import Gauges, Meter
-from tlog.server.sequencer import Clock, End, Placed, Sequencer
+from tlog.server.scrub import Files, Scrub, scrubbing
+from tlog.server.sequencer import End, Placed, Sequencer
 from tlog.server.space import Space
 from tlog.server.startup import Opened, open_parts
 
@@ -62,6 +66,8 @@ class ServedLog:
         tree: What is visible.
         closing: Whether it is about to end.
         meter: What is counted.
+        anchor: What keeps the newest head outside; None where nothing does.
+        damage: What was found damaged while it was served; empty where nothing was.
     """
 
     def __init__(
@@ -93,11 +99,13 @@ class ServedLog:
         self._parts = parts
         self._lock = config.path(LOCK_NAME)
         self._files = [config.path("log.db"), config.path("tiles.db"), config.path(config.checkpoints)]
-        self.meter = writer.meter if writer else Meter(advanced_at=time.monotonic())
+        self.meter = writer.meter if writer else Meter(advanced_at=monotonic())
         self._duplicates = duplicates
         self._proving = asyncio.Semaphore(BATCH_PROOFS)
         self._space = space
         self._failed = False
+        self.anchor: AnchorWriter | None = None
+        self.damage = ""
 
     @property
     def head(self) -> SignedHead:
@@ -121,7 +129,7 @@ class ServedLog:
             ReadOnlyError: Nothing is appended any more.
             NoSpaceError: The disk is too full.
             StoppedError: The log is closing.
-            PushbackError: Too much is waiting.
+            PushbackError: Too much is waiting, or the clock is not believed.
         """
         writer = self._writable()
         if key is None or not writer.admission.knows(key_digest(key)):
@@ -135,6 +143,19 @@ class ServedLog:
     async def add_many(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit; see Sequencer."""
         return await self._writable().add(entries, request)
+
+    async def sign_end(self, reason: str) -> bytes:
+        """Return the signed entry that would end the log where it is now.
+
+        Raises:
+            ReadOnlyError: Nothing is appended any more.
+            FormatError: The reason is too long, or not one line.
+            SigningError: The signer does not sign it.
+        """
+        signer, size = self._parts.signer, self.head.size
+        if signer is None:
+            raise ReadOnlyError(self._read_only)
+        return await self._parts.writer.run(lambda _: signer.freeze(size, reason))
 
     async def find(self, leaf_hash: bytes) -> int:
         """Return the first index of an entry by its leaf hash.
@@ -156,17 +177,37 @@ class ServedLog:
 
     def is_ready(self) -> bool:
         """Return whether the log does what it is there for: to sign in time what it takes. An idle log does."""
-        return not (self.closing or self._failed or (self._writer is not None and self._writer.is_late()))
+        return not self.why_not_ready()
+
+    def why_not_ready(self) -> str:
+        """Return why the log does not sign in time what it takes; empty where it does."""
+        if self.closing or self._failed:
+            return "it is closing" if self.closing else "it has stopped"
+        if self._writer is None:
+            return ""
+        if self._writer.halted:
+            return self._writer.halted
+        try:
+            self._writer.read_clock()
+        except ClockError as error:
+            return str(error)
+        return "an admitted entry waits for its signature" if self._writer.is_late() else ""
 
     def is_healthy(self) -> bool:
         """Return whether a restart would not help: a log that waits for its clock, or found damage, goes on reading."""
-        stopped = self._writer is not None and self._writer.halted
-        return bool(stopped) or self.is_ready()
+        if self.is_ready():  # which looks at the clock
+            return True
+        return self._writer is not None and (bool(self._writer.halted) or self._writer.is_clock_stopped())
 
     def halt(self, reason: str) -> None:
         """Sign nothing any more, and go on reading."""
         if self._writer is not None:
             self._writer.halt(reason)
+
+    def condemn(self, reason: str) -> None:
+        """Take its files for damaged: sign nothing any more, and go on reading, because every answer is verified."""
+        self.damage = self.damage or reason
+        self.halt(self.damage)
 
     def gauges(self) -> Gauges:
         """Return what the log is like now."""
@@ -174,6 +215,7 @@ class ServedLog:
         return Gauges(
             size=self.head.size,
             is_ready=self.is_ready(),
+            is_clock_stopped=self._writer is not None and self._writer.is_clock_stopped(),
             pool_entries=pool.entries if pool else 0,
             pool_bytes=pool.bytes if pool else 0,
             lag=overlay.size - overlay.position,
@@ -301,20 +343,14 @@ def _wal_size(database: Path) -> int:
         return 0
 
 
-def wall_clock_ms() -> int:
-    """Return milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-def steady(start_ms: int) -> Callable[[], int]:
-    """Return a clock that begins at a time, and never jumps."""
-    began = time.monotonic_ns()
-    return lambda: start_ms + (time.monotonic_ns() - began) // 1_000_000
-
-
 @asynccontextmanager
 async def open_log(
-    config: Config, on_fatal: Fatal, clock_ms: Callable[[], int] = wall_clock_ms, *, read_only: bool = False
+    config: Config,
+    on_fatal: Fatal,
+    clock_ms: Callable[[], int] = wall_clock_ms,
+    *,
+    steady_ms: Callable[[], int] | None = None,
+    read_only: bool = False,
 ) -> AsyncIterator[ServedLog]:
     """Open a log, run it, and close it when every admitted entry is signed.
 
@@ -322,12 +358,14 @@ async def open_log(
         config: Its configuration.
         on_fatal: Called at once when a commit fails.
         clock_ms: The wall clock, milliseconds since 1970.
+        steady_ms: A clock that is never set, and counts milliseconds; None takes the system's.
         read_only: Whether it takes no entries, and needs no key.
 
     Raises:
         StartRefusedError: The state on disk does not fit together.
     """
     now_ms = clock_ms()
+    clock = Clock(clock_ms, steady_ms or steady(now_ms))
     async with open_parts(config, now_ms, read_only=read_only) as parts:
         why = "this server is read-only" if parts.commit is None else ""
         if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
@@ -335,20 +373,52 @@ async def open_log(
         duplicates = Duplicates(parts.overlay, parts.tree, parts.leaves, parts.reader, parts.leaf_store)
         space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
         if why or parts.commit is None:
-            yield ServedLog(config, parts, duplicates, space, None, why)
+            served = ServedLog(config, parts, duplicates, space, None, why)
+            async with _scrubbed(config, parts, served, clock_ms):
+                yield served
             return
         end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, space)
-        sequencer = Sequencer(end, config.limits, Clock(clock_ms, steady(now_ms)), dedup=config.dedup)
+        sequencer = Sequencer(end, config.limits, clock, dedup=config.dedup)
         served = ServedLog(config, parts, duplicates, space, sequencer, "")
-        tasks = _start(parts, sequencer, served, on_fatal)
-        try:
-            yield served
-        finally:
-            served.closing = True
-            sequencer.close()
-            await asyncio.wait(tasks[:1])
-            tasks[1].cancel()
-            await asyncio.wait(tasks)
+        async with _anchored(config, served):  # until the last head is signed
+            tasks = _start(parts, sequencer, served, on_fatal)
+            try:
+                async with _scrubbed(config, parts, served, clock_ms):
+                    yield served
+            finally:
+                served.closing = True
+                sequencer.close()
+                await asyncio.wait(tasks[:1])
+                tasks[1].cancel()
+                await asyncio.wait(tasks)
+
+
+def _scrubbed(
+    config: Config, parts: Opened, served: ServedLog, clock_ms: Callable[[], int]
+) -> AbstractAsyncContextManager[None]:
+    """Read everything again and again, unless the configuration turns that off."""
+    pace = config.limits.scrub_bytes
+    if not pace:
+        return nullcontext()
+    files = Files(config.path("log.db"), config.path("tiles.db"), config.path(MARK_NAME))
+    scrub = Scrub(files, parts.overlay, pace, served.meter, now_ms=clock_ms, halt=served.condemn)
+    return scrubbing(scrub, served.condemn)
+
+
+@asynccontextmanager
+async def _anchored(config: Config, served: ServedLog) -> AsyncIterator[None]:
+    """Keep a copy of the newest head outside, where the configuration names a file for it."""
+    if not config.anchor_file:
+        yield
+        return
+    served.anchor = AnchorWriter(config.path(config.anchor_file))
+    task = asyncio.create_task(served.anchor.run(served.wait_for_head, config.limits.anchor_seconds), name="anchor")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await served.anchor.finish(served.head)
 
 
 def _start(parts: Opened, sequencer: Sequencer, served: ServedLog, on_fatal: Fatal) -> list[asyncio.Task[None]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Gauges:
     Attributes:
         size: Entries of the served head.
         is_ready: Whether it signs in time what it takes.
+        is_clock_stopped: Whether it signs nothing because its clock is not believed.
         pool_entries: Entries that were admitted and are not in a commit yet.
         pool_bytes: Their bytes.
         lag: Entries above the follower's position.
@@ -77,6 +79,7 @@ class Gauges:
 
     size: int
     is_ready: bool
+    is_clock_stopped: bool
     pool_entries: int
     pool_bytes: int
     lag: int
@@ -98,7 +101,12 @@ class Meter:
         duplicates: Entries that the log had already, and answered with their first index.
         replays: Requests that came again under their Idempotency-Key, and were answered as before.
         clamps: Commits whose clock reading was before that of the commit before.
+        clock_stops: How often the clock ceased to be believed.
         advanced_at: Seconds of the monotonic clock at which the head moved last, or the log was opened.
+        scrubbed: Entries that were read again and compared with the tree.
+        scrubs: How often everything was.
+        scrubbed_at: Seconds of the monotonic clock at which everything was last, or the log was opened.
+        damages: What was found damaged that way.
         batch: Entries in each commit.
         wait: Seconds that the oldest entry of each commit waited in the pool.
         whole: Seconds from sealing each batch to publishing its head.
@@ -112,7 +120,12 @@ class Meter:
     duplicates: int = 0
     replays: int = 0
     clamps: int = 0
+    clock_stops: int = 0
     advanced_at: float = 0.0
+    scrubbed: int = 0
+    scrubs: int = 0
+    scrubbed_at: float = field(default_factory=monotonic)
+    damages: int = 0
     batch: Distribution = field(default_factory=lambda: Distribution(ENTRIES))
     wait: Distribution = field(default_factory=_seconds)
     whole: Distribution = field(default_factory=_seconds)

@@ -208,11 +208,12 @@ class Pool:
         self._count(submission.brought)
         self._fail(submission, failure)
 
-    def drop(self, failure: Exception) -> None:
-        """Empty the queue, and tell those who wait that nothing of it will be signed."""
+    def drop(self, failure: Exception) -> list[Submission]:
+        """Empty the queue, and tell those who wait that nothing of it will be signed; return what was in it."""
         dropped, self._queue = self._queue, []
         for submission in dropped:
             self.give_up(submission, failure)
+        return dropped
 
     def abandon(self, failure: Exception) -> None:
         """Tell everybody who still waits; what was sealed may be durable all the same."""

@@ -4,8 +4,8 @@
 2  a log.db that is whole is left alone: refuse
 3  copy the segments of the backup beside it
 4  check the copy as `tlogd fsck --deep` would, against the checkpoint store
-5  give the damaged log.db, and what SQLite keeps beside it, other names; nothing is removed
-6  give the copy its name, and remove tiles.db, which the next start builds anew
+5  keep the damaged log.db, and what SQLite keeps beside it, under other names; nothing is removed
+6  give the copy its name, in one step, and remove tiles.db, which the next start builds anew
 
 Up to step 4 nothing is changed. What was acknowledged after the backup was made is not in it, so a backup that is
 smaller than the signed head is refused, and the refusal says how much is missing.
@@ -25,12 +25,13 @@ import msgspec
 
 from tlog.server.backup import SCHEMA, check_copy, copy_entries, read_backup
 from tlog.server.config import CONFIG_NAME, format_config
-from tlog.server.disk import drafted, remove_database, set_aside, sync
+from tlog.server.disk import drafted, remove_database, swapped, sync
 from tlog.server.errors import CreateError, DamageFoundError, StartRefusedError, UnusableNameError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
+from tlog.server.storage.segments import empty_wal
 from tlog.server.verify import LOG, TILES
 
 if TYPE_CHECKING:
@@ -70,14 +71,13 @@ def restore(config: Config, file: Path, steps: Steps) -> Restored:
         _check_fits(file, head, verifier)
         _refuse_whole(target, head, verifier, steps)
         try:
-            with drafted(target) as draft:
-                _copy(file, draft, head, verifier, steps)
-                sync(draft)
-                aside = set_aside(target)
+            with swapped(target) as swap:
+                _copy(file, swap.draft, head, verifier, steps)
+                empty_wal(target)
             remove_database(config.path(TILES))
         except OSError as error:
             raise CreateError(f"{target} could not be written: {error.strerror}") from error
-    return Restored(head, Path(config.directory), aside)
+    return Restored(head, Path(config.directory), swap.aside)
 
 
 def restore_elsewhere(config: Config, file: Path, data: Path, checkpoints: Path | None, steps: Steps) -> Restored:
@@ -145,7 +145,7 @@ def _check_fits(file: Path, head: SignedHead, verifier: Verifier) -> None:
         raise StartRefusedError(
             f"the backup holds {found.size} entries, and {head.size} are signed: the newest {missing} are missing, so "
             "the log would contradict its signed head. Nothing was changed. Take a newer backup; from a mirror, the "
-            "missing entries come back with: tlogd repair --from"
+            "missing entries come back with: tlogd repair --from URL|DIR"
         )
     if found.size > head.size:
         raise StartRefusedError(

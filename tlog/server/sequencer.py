@@ -14,6 +14,7 @@ An entry that was admitted and whose submitter is cancelled is appended all the 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -22,14 +23,16 @@ from typing import TYPE_CHECKING
 from tlog.errors import PushbackError
 from tlog.merkle import leaf_hash
 from tlog.server.admission import Admission
+from tlog.server.clock import ClockError
 from tlog.server.errors import ReadOnlyError, StoppedError, TooLargeError
 from tlog.server.metrics import Meter
 from tlog.server.pool import Pool
 from tlog.tile import MAX_ENTRY_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from tlog.server.clock import Clock
     from tlog.server.commit import Commit, Committed
     from tlog.server.duplicates import Duplicates
     from tlog.server.idempotency import Keys, RequestKey
@@ -46,18 +49,11 @@ MAX_UNSIGNED_S = 5.0
 RETRY_AFTER_S = 1
 """Seconds that a submitter is asked to wait: the pool empties with the next commits."""
 
+CLOCK_LOOK_S = 1.0
+"""Seconds between two looks at the clock while nothing is signed: because nobody adds, or it is not believed."""
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What time it is, in milliseconds since 1970.
-
-    Attributes:
-        wall_ms: The wall clock, which may jump.
-        steady_ms: The wall clock at the start of the process, and steady since.
-    """
-
-    wall_ms: Callable[[], int]
-    steady_ms: Callable[[], int]
+CLOCK_WAIT_S = 10.0
+"""Seconds that admitted entries wait for a clock that is not believed before they are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +124,7 @@ class Sequencer:
         self._end = end
         self._limits = limits
         self._clock = clock
+        self._last_ms = end.commit.last_ms
         self._moved = asyncio.Event()  # of one head; the next has one of its own
         self._wake = asyncio.Event()
         self._closing = False
@@ -151,12 +148,14 @@ class Sequencer:
 
         Raises:
             StoppedError: The log is closing.
+            ClockError: The clock is not believed.
             ReadOnlyError: The tree would grow beyond the largest size that this log may reach.
             NoSpaceError: A disk is too full.
             PushbackError: The pool is full, or the follower is too far behind.
         """
         if self._closing or self.halted:
             raise StoppedError(self.halted or "the log is closing")
+        self.read_clock()
         limits, overlay = self._limits, self._end.overlay
         size = self.head.size + self.pool.committing + self.pool.entries
         if size + count > limits.tree_size:
@@ -165,7 +164,7 @@ class Sequencer:
             raise PushbackError("too many entries are waiting", retry_after=RETRY_AFTER_S)
         if size - overlay.position >= limits.lag or overlay.bytes >= limits.lag_bytes:
             raise PushbackError("tiles are being written; adding goes on when they are", retry_after=RETRY_AFTER_S)
-        self._end.space.check()
+        self._end.space.check(3 * self.pool.bytes + 2 * overlay.bytes)  # in log.db, and in tiles.db and its WAL
 
     async def add(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit and return when they are durable, and contained in a signed head.
@@ -177,6 +176,7 @@ class Sequencer:
         Raises:
             TooLargeError: An entry has more than 65,535 bytes, or there are too many entries or bytes.
             StoppedError: The log is closing, or stopped to protect itself.
+            ClockError: The clock is not believed, or was not for too long while the entries waited.
             ReadOnlyError: The tree would grow beyond the largest size that this log may reach.
             NoSpaceError: A disk is too full.
             PushbackError: The pool is full, or the follower is too far behind.
@@ -195,6 +195,21 @@ class Sequencer:
         head = await answer
         places = submission.places
         return [Placed(one.index, one.leaf_hash, head, is_new=is_mine and not one.is_old) for one, is_mine in places]
+
+    def read_clock(self) -> int:
+        """Return the time that a segment would be stamped with now, milliseconds since 1970.
+
+        Raises:
+            ClockError: The clock is not believed.
+        """
+        try:
+            return self._clock.read(self._last_ms)
+        finally:
+            self.meter.clock_stops = self._clock.stops
+
+    def is_clock_stopped(self) -> bool:
+        """Return whether the clock was not believed when it was read last."""
+        return bool(self._clock.stopped)
 
     def is_late(self) -> bool:
         """Return whether an admitted entry has been unsigned for longer than 5 seconds."""
@@ -228,12 +243,17 @@ class Sequencer:
                 if self.admission.failure is not None:
                     raise self.admission.failure
                 if self.halted:
-                    self.pool.drop(StoppedError(self.halted))
+                    self.admission.drop(StoppedError(self.halted))
+                try:
+                    now_ms = self.read_clock()
+                except ClockError as error:
+                    self._give_up(error)
+                    await self._pause()
+                    continue
                 if self.pool.has_entered():
-                    await self._commit_batch()
+                    await self._commit_batch(now_ms)
                 else:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    await self._pause()
         finally:
             self._closing = True
 
@@ -249,8 +269,21 @@ class Sequencer:
         if sum(map(len, entries)) > self._limits.batch_bytes:
             raise TooLargeError(f"a batch has at most {self._limits.batch_bytes} bytes of entries")
 
-    async def _commit_batch(self) -> None:
-        """Take steps 2 to 8 for what the pool holds."""
+    async def _pause(self) -> None:
+        """Wait until there is something to do, or the clock is to be looked at."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOCK_LOOK_S):
+                await self._wake.wait()
+
+    def _give_up(self, error: ClockError) -> None:
+        """Refuse what has waited for too long for a clock that is believed, and at the end what waits at all."""
+        oldest = self.pool.oldest()
+        if self._closing or (oldest is not None and monotonic() - oldest > CLOCK_WAIT_S):
+            self.admission.drop(error)
+
+    async def _commit_batch(self, now_ms: int) -> None:
+        """Take steps 2 to 8 for what the pool holds, at a time that is believed."""
         sealed, sealed_at = self.pool.seal(), monotonic()
         brought = [waiting for submission in sealed for waiting in submission.brought]
         for index, waiting in enumerate(brought, self.head.size):
@@ -258,9 +291,9 @@ class Sequencer:
         entries = [waiting.entry for waiting in brought]
         leaf_hashes = [waiting.leaf_hash for waiting in brought]
         keys = b"".join(record.format() for submission in sealed if (record := submission.record()) is not None)
-        now_ms = self._clock.wall_ms()
         run = partial(self._end.commit.run, entries, leaf_hashes, now_ms, keys)
         committed = await self._end.thread.run(lambda _: run())
+        self._last_ms = committed.time_ms
         self._publish(committed, sealed, entries, leaf_hashes)
         self.meter.clamps += committed.time_ms > now_ms
         self.meter.committed(committed.seconds, len(entries), (sealed[0].since, sealed_at, monotonic()))

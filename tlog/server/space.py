@@ -6,18 +6,24 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from tlog.server.errors import NoSpaceError
+from tlog.server.errors import NoSpaceError, StartRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-LOOK_S = 1.0
-"""Seconds that a look is good for: one statvfs(2) a second costs nothing, and a disk takes longer to fill."""
+LOOK_S = 0.05
+"""Seconds that a look is good for: statvfs(2) takes microseconds, and in this time no disk takes half of the floor."""
+
+MIN_BLOCK = 4096
+"""Bytes of a block of the file system that is needed: SQLite reserves the shared memory of a WAL in steps as large."""
+
+FULL = 1 << 20
+"""Free bytes below which a disk counts as full: an open database needs some hundred thousand."""
 
 
 class Space:
-    """The space that is left, looked at no more than once a second. Owned by the event loop."""
+    """The space that is left, looked at a few times a second. Owned by the event loop."""
 
     def __init__(self, places: Iterable[Path], floor: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Watch the file systems of some folders or files.
@@ -42,14 +48,42 @@ class Space:
             self._free = min(map(_free, self._places))
         return self._free
 
-    def check(self) -> None:
+    def check(self, promised: int = 0) -> None:
         """Refuse where a volume is too full to take entries.
 
+        Args:
+            promised: Bytes that what was taken will still need.
+
         Raises:
-            NoSpaceError: It has less than the floor free.
+            NoSpaceError: It has less than the floor free, beside what is promised.
         """
-        if self.free < self._floor:
-            raise NoSpaceError(f"the disk has {self._free >> 20} MiB free, and the log keeps {self._floor >> 20} MiB")
+        if self.free - promised < self._floor:
+            raise NoSpaceError(
+                f"the disk has {self._free >> 20} MiB free, what was taken needs {promised >> 20} MiB of that, "
+                f"and the log keeps {self._floor >> 20} MiB"
+            )
+
+
+def check_blocks(folder: Path) -> None:
+    """Refuse a file system on which a full disk would kill the process.
+
+    SQLite maps the shared memory of a WAL from a file, of which it writes a byte in each 4096. Where blocks are smaller
+    the rest is a hole, and to fill it on a full disk is not an error that anybody could handle, but SIGBUS.
+
+    Raises:
+        StartRefusedError: Its blocks are too small.
+    """
+    found = os.statvfs(folder)
+    if found.f_frsize < MIN_BLOCK:
+        raise StartRefusedError(
+            f"the file system of {folder} has blocks of {found.f_frsize} bytes, and a full disk would kill the server: "
+            f"move the log to one with blocks of {MIN_BLOCK} (mkfs.ext4 -b {MIN_BLOCK})"
+        )
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether its volume has no space left to speak of: what failed there may have failed for that."""
+    return _free(folder) < FULL
 
 
 def _free(place: Path) -> int:

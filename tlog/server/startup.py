@@ -2,12 +2,13 @@
 
 S is the head in the checkpoint store, D the data in log.db.
 
-     1  take the lock of the data directory
+     1  take the lock of the data directory, whose file system has blocks that are large enough; nothing that lies
+        beside the databases conflicts with them
      2  the schemas are the ones this version writes
      3  S exists, and its note says what its columns say, under the pinned vkey
      4  D is not smaller than S; S is a segment boundary of D with the root of S; D is ahead by one segment at most
-     5  the key belongs to the origin and the vkey of the configuration, and its signer has signed nothing but D
-     6  the clock is not behind the newest segment
+     5  the clock is not behind the newest segment
+     6  the key belongs to the origin and the vkey of the configuration, and its signer has signed nothing but D
      7  derived tiles are brought up to S, or rebuilt where they do not fit; the tree of the entries has the root of S
      8  the newest entries below the tiles are the ones that the tiles hold, and so are those that a scrub found damaged
      9  no anchor outside has seen a head that is not in the tree of S
@@ -32,21 +33,35 @@ import structlog
 
 from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError, TreeheadError, VerificationError
-from tlog.merkle import leaf_hash
+from tlog.merkle import consistency_nodes, consistency_proof, leaf_hash
 from tlog.policy import Policy
 from tlog.server.anchor import check_anchors
+from tlog.server.clock import check_start
 from tlog.server.commit import Commit
 from tlog.server.derived import Source, bring_up
-from tlog.server.errors import CommitError, ConfigError, StartRefusedError
+from tlog.server.errors import (
+    CommitError,
+    ConfigError,
+    DamageError,
+    SignerAwayError,
+    SigningError,
+    StartRefusedError,
+)
 from tlog.server.idempotency import KEY_MS, Keys, parse_key_records
 from tlog.server.lock import LOCK_NAME, Lock
+from tlog.server.mark import MARK_NAME, read_mark
+from tlog.server.recheck import recheck
 from tlog.server.signer import open_signer
+from tlog.server.space import check_blocks
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.database import running
 from tlog.server.storage.leaves import LeafStore
 from tlog.server.storage.segments import SqliteStorage, open_segments
 from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.stray import check_strays
+from tlog.server.stretch import Source as Reread
 from tlog.server.tree import Tree
+from tlog.server.verify.finding import TILES
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
@@ -71,6 +86,7 @@ class Opened:
     Attributes:
         writer: The thread that owns the commit.
         commit: The end of the log; None where it is opened read-only.
+        signer: What signs it, on that thread; None where it is opened read-only.
         head: The signed head.
         overlay: The newest part of the tree.
         leaves: Its leaf index.
@@ -84,6 +100,7 @@ class Opened:
 
     writer: Database
     commit: Commit | None
+    signer: HeadSigner | None
     head: SignedHead
     overlay: Overlay
     leaves: LeafIndex
@@ -124,23 +141,33 @@ async def open_parts(config: Config, now_ms: int, *, read_only: bool = False) ->
 
     Raises:
         StartRefusedError: Something does not fit; the message says what, and what to do.
+        DamageFoundError: What a scrub found damaged is so still.
     """
     with Lock(config.path(LOCK_NAME)):
+        check_blocks(config.path(""))
+        check_strays(config)
         async with running(partial(open_segments, config.path("log.db"))) as writer:
             truth = await writer.run(partial(_open_truth, config, now_ms, read_only))
             try:
+                spots = read_mark(config.path(MARK_NAME))
+                anew = any(spot.file == TILES for spot in spots)
                 async with (
-                    bring_up(Source(writer, truth.storage, truth.head), config.path("tiles.db")) as derived,
+                    bring_up(Source(writer, truth.storage, truth.head), config.path(TILES), anew=anew) as derived,
                     running(partial(open_tiles, config.path("tiles.db"))) as reader,
                 ):
-                    tree = Tree(derived.overlay, reader, await reader.run(TileStore))
+                    store = await reader.run(TileStore)
+                    again = Reread(writer, reader, store, derived.overlay)
+                    await recheck(config.path(MARK_NAME), spots, again, read_only=read_only)
+                    tree = Tree(derived.overlay, reader, store)
                     await check_anchors(config, truth.head, tree)
+                    await _check_signer(truth, writer, tree)
                     commit, head = await writer.run(partial(_resume, truth, derived))
                     keys = await writer.run(partial(_read_keys, truth, config.limits.key_bytes, now_ms, head.size))
                     (last,) = await writer.run(lambda _: truth.storage.entries(head.size - 1, head.size))
                     yield Opened(
                         writer,
                         commit,
+                        truth.signer,
                         head,
                         derived.overlay,
                         derived.leaves,
@@ -167,14 +194,41 @@ def _open_truth(config: Config, now_ms: int, read_only: bool, connection: sqlite
         tail = _check_data(storage, head)
         newest = storage.segment_at(storage.size() - 1)
         last_ms = newest.time_ms if newest else 0
+        if not read_only:
+            check_start(now_ms, last_ms)
         signer = None if read_only else open_signer(config, Checkpoint(head.origin, head.size, head.root))
-        # _check_clock(last_ms, now_ms)
     except (TreeheadError, sqlite3.Error) as error:
         checkpoints.close()
-        if isinstance(error, StartRefusedError | ConfigError):
+        if isinstance(error, StartRefusedError | ConfigError | SignerAwayError):
             raise
-        raise StartRefusedError(f"the log cannot be read: {error}; see: tlogd repair") from error
+        raise StartRefusedError(f"the log cannot be read: {error}; see: tlogd fsck") from error
     return _Truth(storage, checkpoints, signer, head, tail, last_ms)
+
+
+async def _check_signer(truth: _Truth, writer: Database, tree: Tree) -> None:
+    """Compare the newest head of the signer with S and the tail; where its state is older than S, bring it up.
+
+    Raises:
+        StartRefusedError: It has signed what is not here, or cannot be brought up.
+    """
+    if truth.signer is None:
+        return
+    signer, head = truth.signer, Checkpoint(truth.head.origin, truth.head.size, truth.head.root)
+    try:
+        seen = await writer.run(lambda _: signer.newest())
+        tail = truth.tail and (truth.tail.end, truth.tail.root)
+        if seen == head or (seen.size, seen.root) == tail:
+            return
+        if seen.size >= head.size or not seen.size:
+            raise StartRefusedError(
+                f"the signer has signed another head, of size {seen.size}, than the one of size {head.size} here: the "
+                "log was taken back, or has forked. Bring back the newest log.db and checkpoints.db"
+            )
+        proof = consistency_proof(seen.size, head.size, await tree.hashes(consistency_nodes(seen.size, head.size)))
+        await writer.run(lambda _: signer.sign(seen, head, proof))  # S again, as it was signed before
+    except (SigningError, DamageError) as error:
+        raise StartRefusedError(f"the signer does not go on from the signed head: {error}") from error
+    log.warning("signer.behind", signer=seen.size, size=head.size)
 
 
 def _check_head(head: SignedHead, vkey: str) -> None:
@@ -182,7 +236,9 @@ def _check_head(head: SignedHead, vkey: str) -> None:
     try:
         found = Policy.of_log(vkey).open_checkpoint(head.note)
     except TreeheadError as error:
-        raise StartRefusedError(f"the checkpoint store holds a head that does not verify under the vkey of the configuration: {error}") from error
+        raise StartRefusedError(
+            f"the checkpoint store holds a head that does not verify under the vkey of the configuration: {error}"
+        ) from error
     if found != Checkpoint(head.origin, head.size, head.root):
         raise StartRefusedError("the checkpoint store contradicts itself: its note is of another head")
 
@@ -193,7 +249,7 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
     if size < head.size:
         raise StartRefusedError(
             f"log.db holds {size} entries, but {head.size} are signed: entries are missing. "
-            "Was it restored from a backup? Bring them back with: tlogd repair"
+            "Was it restored from a backup? Bring them back with: tlogd repair --from URL|DIR"
         )
     signed = storage.segment_at(head.size - 1)
     if signed is None or signed.end != head.size:
@@ -201,13 +257,19 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
     if signed.root != head.root:
         raise StartRefusedError(
             f"log.db has another root at size {head.size} than the signed head: its entries are not the ones signed. "
-            "Restore the right log.db, or see: tlogd repair"
+            "Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
+        )
+    if not signed.is_whole:
+        raise StartRefusedError(
+            f"what log.db keeps of entries {signed.first} to {signed.end - 1} is not what came in: their time, "
+            "their keys or a digest was changed. Restore the right log.db, or see: tlogd repair --from URL|DIR"
         )
     tail = storage.segment_at(head.size)
     if size > (tail.end if tail else head.size):
         raise StartRefusedError(
             f"log.db is ahead of the signed head {head.size} by more than one commit: was checkpoints.db restored? "
-            "A head that was signed must never be taken back"
+            "A head that was signed must never be taken back. Bring the newest checkpoints.db; where that is lost, "
+            "move this one away, and see: tlogd recover-checkpoints"
         )
     return tail
 
@@ -247,5 +309,5 @@ def _read_keys(truth: _Truth, max_bytes: int, now_ms: int, size: int, _: object)
             for record in parse_key_records(records):
                 keys.put(record, min(time_ms, now_ms))
     except (FormatError, sqlite3.Error) as error:
-        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair") from error
+        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair --from URL|DIR") from error
     return keys

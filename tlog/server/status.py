@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, TypeVar
 from tlog.errors import FormatError, TreeheadError
 from tlog.freeze import is_freeze
 from tlog.note import Signer
+from tlog.server.ballast import BALLAST_NAME
 from tlog.server.errors import StartRefusedError
 from tlog.server.head import log_verifier, served_head, stored_head
 from tlog.server.key import read_key_file
 from tlog.server.lock import LOCK_NAME, Glance
+from tlog.server.mark import MARK_NAME, read_mark
+from tlog.server.signer import connect_signer
+from tlog.server.storage.database import typed
 from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.storage.tiles import SCHEMA as TILES_SCHEMA
@@ -102,8 +106,11 @@ def look(config: Config) -> Status:
         ("log.db", config.path("log.db")),
         ("tiles.db", config.path("tiles.db")),
         ("checkpoints", store),
+        ("ballast", config.path(BALLAST_NAME)),
     ):
         status.files[name] = _file(path)
+    for spot in _try(status, lambda: read_mark(config.path(MARK_NAME))) or []:
+        status.problems.append(f"a scrub found damage: {spot}")
     status.read_only = _why_read_only(config, status)
     return status
 
@@ -128,6 +135,8 @@ def _try(status: Status, look: Callable[[], T]) -> T | None:
 
 
 def _key_state(config: Config) -> str:
+    if config.signer:
+        return _signer_state(config)
     found = read_key_file(config.path(config.key))
     if found.verifier.vkey != config.vkey:
         raise FormatError(f"the key {config.path(config.key)} is of {found.verifier.vkey}, and not of {config.vkey}")
@@ -141,15 +150,23 @@ def _key_state(config: Config) -> str:
     return "encrypted"
 
 
+def _signer_state(config: Config) -> str:
+    signer = connect_signer(config)
+    try:
+        return f"held by {config.signer}, which has signed {signer.newest().size} entries"
+    finally:
+        signer.close()
+
+
 def _look_at_entries(config: Config, status: Status, *, alone: bool) -> None:
     """Read the newest segments: how many entries there are, when the newest came, and whether it ended the log."""
     select = "SELECT first, count, time_ms, entries FROM segment WHERE first < ? ORDER BY first DESC LIMIT 1"
     with closing(open_reading(config.path("log.db"), LOG_SCHEMA, alone=alone)) as connection:
         newest = connection.execute(select, (2**63 - 1,)).fetchone()
-        status.stored = newest[0] + newest[1] if newest else 0
+        status.stored = sum(typed(newest, int, int, int, bytes)[:2]) if newest else 0
         signed = connection.execute(select, (status.head.size,)).fetchone() if status.head else None
     if signed:
-        first, count, status.signed_ms, framed = signed
+        first, count, status.signed_ms, framed = typed(signed, int, int, int, bytes)
         last = parse_bundle(framed, count)[-1]
         status.frozen = is_freeze(last, first + count - 1, log_verifier(config))
 
@@ -159,7 +176,7 @@ def _derived(path: Path, *, alone: bool) -> int | None:
         return 0
     with closing(open_reading(path, TILES_SCHEMA, alone=alone)) as connection:
         row = connection.execute("SELECT size FROM position").fetchone()
-    return int(row[0]) if row else None
+    return int(typed(row, int)[0]) if row else None
 
 
 def _file(path: Path) -> File:

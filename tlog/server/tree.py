@@ -141,7 +141,7 @@ class Tree:
             data = await self._thread.run(lambda _: self._store.bundle(index))
             if data is None:
                 raise DamageError(f"tiles.db lacks a bundle; {_REBUILD}")
-            _check_bundle(index, data, (await self._rows([tile]))[tile][0])
+            check_bundle(index, data, (await self._rows([tile]))[tile][0])
         _keep(self._bundles, index, data, MAX_BUNDLES)
         return data
 
@@ -160,7 +160,12 @@ def _expand(tile: Tile, hashes: list[bytes], parent: bytes) -> Rows:
     return rows
 
 
-def _check_bundle(index: int, data: bytes, leaf_hashes: Sequence[bytes]) -> None:
+def check_bundle(index: int, data: bytes, leaf_hashes: Sequence[bytes]) -> None:
+    """Check that a stored bundle is of the entries that have these leaf hashes.
+
+    Raises:
+        DamageError: It is not.
+    """
     try:
         entries = parse_bundle(gunzip(data), TILE_WIDTH)
     except FormatError as error:

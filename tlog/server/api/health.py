@@ -20,9 +20,9 @@ async def get_livez(_: web.Request) -> str:
 @operation("GET", "/readyz", offers=(TEXT,), problems=(STOPPING,), is_public=False)
 async def get_readyz(request: web.Request) -> str:
     """Tell that every log signs in time what it takes."""
-    late = [log.origin for log in request.app[LOGS].values() if not log.is_ready()]
-    if late:
-        raise StoppedError(f"closing, or an admitted entry waits for its signature: {', '.join(late)}")
+    why = [f"{log.origin}: {reason}" for log in request.app[LOGS].values() if (reason := log.why_not_ready())]
+    if why:
+        raise StoppedError("; ".join(why))
     return "ready\n"
 
 

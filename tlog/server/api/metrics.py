@@ -36,12 +36,16 @@ _COUNTERS: tuple[tuple[str, str, Callable[[Meter], int]], ...] = (
     ("entries", "Entries that were appended and signed.", lambda meter: meter.entries),
     ("duplicates", "Entries that the log had already.", lambda meter: meter.duplicates),
     ("replays", "Requests that came again under their Idempotency-Key.", lambda meter: meter.replays),
+    ("clock_stops", "How often the clock ceased to be believed.", lambda meter: meter.clock_stops),
+    ("scrub_entries", "Entries that were read again and compared with the tree.", lambda meter: meter.scrubbed),
+    ("scrub_passes", "How often everything was read again.", lambda meter: meter.scrubs),
     ("clock_clamps", "Commits whose clock was behind the commit before.", lambda meter: meter.clamps),
 )
 
 _GAUGES: tuple[tuple[str, str, Callable[[Gauges], float]], ...] = (
     ("tree_size", "Entries of the served head.", lambda gauges: gauges.size),
     ("ready", "1 while the log signs in time what it takes.", lambda gauges: gauges.is_ready),
+    ("clock_stopped", "1 while nothing is signed because of the clock.", lambda gauges: gauges.is_clock_stopped),
     ("pool_entries", "Entries that were admitted and are not in a commit yet.", lambda gauges: gauges.pool_entries),
     ("pool_bytes", "Bytes of these entries.", lambda gauges: gauges.pool_bytes),
     ("follower_lag_entries", "Entries that are not in the tile store yet.", lambda gauges: gauges.lag),
@@ -79,6 +83,16 @@ class LogCollector(Collector):
             yield _counter(name, text, ["log"], (((log.origin,), count(log.meter)) for log in self._logs))
         for name, text, value in _GAUGES:
             yield _gauge(name, text, ["log"], (((origin,), value(found)) for origin, found in gauges))
+        anchors = [(log.origin, log.anchor) for log in self._logs if log.anchor is not None]
+        sizes = (((origin,), anchor.size) for origin, anchor in anchors)
+        failures = (((origin,), anchor.failures) for origin, anchor in anchors)
+        yield _gauge("anchor_size", "Entries of the newest head that was written outside.", ["log"], sizes)
+        yield _counter("anchor_failures", "Heads that could not be written outside.", ["log"], failures)
+        damages = (((log.origin,), log.meter.damages) for log in self._logs)
+        yield _gauge("scrub_damaged", "What was found damaged when it was read again.", ["log"], damages)
+        passes = (((log.origin,), now - log.meter.scrubbed_at) for log in self._logs if log.limits.scrub_bytes)
+        what = "Since everything was read again, or the log was opened."
+        yield _gauge("scrub_pass_age_seconds", what, ["log"], passes)
         ages = (((log.origin,), now - log.meter.advanced_at) for log in self._logs)
         yield _gauge("head_age_seconds", "Since the head advanced last, or the log was opened.", ["log"], ages)
         for name, text, values in _HISTOGRAMS:

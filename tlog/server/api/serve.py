@@ -1,21 +1,21 @@
 """The server process: application, listening, signals.
 
 A graceful stop: readiness turns false, the socket closes, requests under way are answered, admitted entries are signed,
-files are closed. A second signal ends the process at once. A signal while the logs are still being opened ends it in a
-moment: nothing has been promised yet. A failed commit ends it with exit code 4, unanswered.
+files are closed. The exit code is 5 where a scrub found damage meanwhile. A second signal ends the process at once. A
+signal while the logs are still being opened ends it in a moment: nothing has been promised yet. A failed commit ends it
+with exit code 4, unanswered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 import signal
 import sys
 import threading
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -23,6 +23,7 @@ from aiohttp import web
 
 from tlog.server.api import metrics
 from tlog.server.api.bodies import BODIES, Bodies
+from tlog.server.api.journal import configure_logging
 from tlog.server.api.keys import LIMITS, LOG, LOGS, PREFIX
 from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
 from tlog.server.api.operation import finish, routes
@@ -32,13 +33,15 @@ from tlog.server.api.rate import RATES, Rates, settle
 from tlog.server.api.stream import add_feed
 from tlog.server.api.supervisor import Supervisor
 from tlog.server.api.traffic import TRAFFIC, Traffic, count
-from tlog.server.errors import Exit
+from tlog.server.ballast import BALLAST_NAME, keep_ballast
+from tlog.server.errors import Exit, StartRefusedError
 from tlog.server.log import ServedLog, open_log
+from tlog.server.space import is_full
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from tlog.server.config import ServerConfig
+    from tlog.server.config import Config, ServerConfig
     from tlog.server.limit import Limits
 
 SHUTDOWN_S = 10.0
@@ -83,30 +86,57 @@ def make_runner(logs: Mapping[str, ServedLog], limits: Limits) -> web.AppRunner:
     return Runner(app, limits, traffic, SHUTDOWN_S)
 
 
-async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool = False) -> None:
-    """Serve logs until a signal asks to stop.
+async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool = False) -> Exit:
+    """Serve logs until a signal asks to stop, and return how the process is to end.
 
     Raises:
         StartRefusedError: The state on disk of one does not fit together.
         OSError: The address cannot be listened on.
     """
-    configure_logging()
+    journal = configure_logging()
     stop = Stop()
     try:
         async with AsyncExitStack() as stack:
             logs = {
-                prefix: await stack.enter_async_context(open_log(one, exit_stopped, read_only=read_only))
+                prefix: await stack.enter_async_context(_opened(one, read_only=read_only))
                 for prefix, one in config.logs.items()
             }
             stop.began()
+            await _keep_ballasts(config, logs)
+            reports = asyncio.create_task(journal.report())
+            stack.callback(reports.cancel)
             await _listen(logs, config.limits, (host, port), stop)
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
         log.info("server.stopped", reason="it had not started yet")
-        return
+        return Exit.DONE
     for served in logs.values():
         log.info("log.closed", origin=served.origin, size=served.head.size)
+    return Exit.DAMAGED if any(served.damage for served in logs.values()) else Exit.DONE
+
+
+@asynccontextmanager
+async def _opened(config: Config, *, read_only: bool) -> AsyncIterator[ServedLog]:
+    """Open a log; where that is refused on a full disk, say that it is one."""
+    async with AsyncExitStack() as stack:
+        try:
+            served = await stack.enter_async_context(open_log(config, exit_stopped, read_only=read_only))
+        except (StartRefusedError, OSError) as error:
+            if not is_full(config.path("")):
+                raise
+            raise StartRefusedError(
+                f"{error}; its disk is full: free some space, in the worst case by removing {config.path(BALLAST_NAME)}"
+            ) from error
+        yield served
+
+
+async def _keep_ballasts(config: ServerConfig, logs: Mapping[str, ServedLog]) -> None:
+    """Give each log that is written to its ballast; on a thread, because a slow file system may have to write it."""
+    for prefix, served in logs.items():
+        if not served.is_read_only:
+            one = config.logs[prefix]
+            await asyncio.to_thread(keep_ballast, one.path(""), one.limits.ballast_bytes, one.limits.free_bytes)
 
 
 async def _listen(logs: Mapping[str, ServedLog], limits: Limits, address: tuple[str, int], stop: Stop) -> None:
@@ -210,29 +240,3 @@ def exit_stopped(error: BaseException) -> NoReturn:
     log.critical("log.stopped", reason=str(error), error=type(error).__name__)
     sys.stderr.flush()
     os._exit(Exit.STOPPED)
-
-
-class _Bridge(logging.Handler):
-    """Turns what libraries log into one event each: no traceback, and nothing that a client sent."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        kind = record.exc_info[0] if record.exc_info else None
-        log.warning("library.failed", library=record.name, error=kind.__name__ if kind else record.levelname)
-
-
-def configure_logging() -> None:
-    """Write one event a line to standard error: JSON, or in colour on a terminal."""
-    terminal = sys.stderr.isatty()
-    for name in ("aiohttp", "asyncio"):
-        library = logging.getLogger(name)
-        library.handlers, library.propagate = [_Bridge()], False
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )

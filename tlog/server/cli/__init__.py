@@ -17,8 +17,10 @@ from tlog.server.cli.answer import EXIT_CODES, exit_code, show_error
 from tlog.server.cli.check import fsck, status
 from tlog.server.cli.copies import backup, restore
 from tlog.server.cli.create import init, keygen
+from tlog.server.cli.repair import recover_checkpoints, repair
 from tlog.server.cli.serve import freeze, serve
 from tlog.server.cli.settings import config
+from tlog.server.cli.signer import signer
 from tlog.server.errors import Exit
 
 
@@ -37,7 +39,9 @@ def cli() -> None:
     """  # noqa: D301  # \b is click's
 
 
-for _command in (keygen, init, serve, status, fsck, backup, restore, freeze, config):
+_COMMANDS = (keygen, init, serve, status, fsck, backup, restore, repair, recover_checkpoints, freeze, signer, config)
+
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

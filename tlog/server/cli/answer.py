@@ -25,6 +25,9 @@ from tlog.server.errors import (
     MissingFileError,
     NoSpaceError,
     ReadOnlyError,
+    SignerAwayError,
+    SigningError,
+    SourceError,
     StartRefusedError,
     UnusableNameError,
 )
@@ -63,8 +66,11 @@ _ERRORS: tuple[tuple[type[Exception], Exit, str], ...] = (
     (ReadOnlyError, Exit.REFUSED, "nothing was changed"),
     (DamageFoundError, Exit.DAMAGED, "see what is damaged: tlogd fsck --config FILE"),
     (CommitError, Exit.STOPPED, "nothing was acknowledged; the next start finds out what is durable"),
+    (SignerAwayError, Exit.FAILED, "start it with: tlogd signer serve"),
+    (SigningError, Exit.FAILED, "nothing was signed"),
     (NoSpaceError, Exit.FAILED, "free some space"),
     (CreateError, Exit.FAILED, "mend that and try again; nothing was left behind"),
+    (SourceError, Exit.FAILED, "nothing was changed; try again, or name another source"),
     (CouldNotCheckError, Exit.FAILED, "try again, or stop the log first"),
     (TreeheadError, Exit.FAILED, ""),
     (sqlite3.Error, Exit.FAILED, "see what is damaged: tlogd fsck --config FILE"),
@@ -118,6 +124,27 @@ config_option = click.option(
     metavar="FILE",
     help="The treehead.toml of the log.",
 )
+
+
+def confirm(origin: str, yes: str | None, short: str, warning: str) -> None:
+    """Have the origin of a log typed before something that cannot be undone.
+
+    Args:
+        origin: The origin.
+        yes: What was given as the origin on the command line; None where nothing was.
+        short: What will happen, in a few words.
+        warning: What will happen, for whoever is asked.
+
+    Raises:
+        click.UsageError: It was not typed, or nobody can be asked.
+    """
+    if yes is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"{short}; if that is meant, say: --yes {origin}")
+        say(warning, err=True)
+        yes = click.prompt("Type its origin to go on", err=True, type=str)
+    if yes != origin:
+        raise click.UsageError(f"{yes!r} is not the origin of this log; nothing was changed")
 
 
 def one_log(file: Path) -> Config:

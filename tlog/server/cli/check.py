@@ -97,7 +97,7 @@ Examples:
 @json_option
 def status(file: Path, *, as_json: bool) -> None:
     """Show the state of a log at a glance, while it is served or not."""
-    from tlog.server.log import wall_clock_ms
+    from tlog.server.clock import wall_clock_ms
     from tlog.server.status import look
 
     config = one_log(file)
@@ -125,7 +125,7 @@ def _status_fields(config: Config, file: Path, found: Status, age_s: float | Non
         "newest_age_s": age_s,
         "frozen": found.frozen,
         "read_only": found.read_only or None,
-        "key": {"file": str(config.path(config.key)), "state": found.key},
+        "key": {"file": None if config.signer else str(config.path(config.key)), "state": found.key},
         "files": {
             name: {"path": str(one.path), "bytes": one.size, "free_bytes": one.free}
             for name, one in found.files.items()
@@ -147,7 +147,7 @@ def _show_status(config: Config, file: Path, found: Status, age_s: float | None)
         "derived": _number(found.derived),
         "newest": _age(found.signed_ms, age_s),
         "read-only": found.read_only or "no",
-        "key": f"{config.path(config.key)}, {found.key}",
+        "key": found.key if config.signer else f"{config.path(config.key)}, {found.key}",
         "config": str(file),
         **{name: _file(one) for name, one in found.files.items()},
     }

@@ -27,7 +27,7 @@ def backup(target: Path, file: Path, *, as_json: bool) -> None:
     the key nor checkpoints.db is in it: keep a copy of the key where you keep secrets, and none of checkpoints.db.
     """
     from tlog.server.backup import make_backup
-    from tlog.server.log import wall_clock_ms
+    from tlog.server.clock import wall_clock_ms
 
     with steps(as_json=as_json) as begin:
         head = make_backup(one_log(file), target, wall_clock_ms(), begin).head

@@ -83,9 +83,9 @@ def init(
     The configuration then names the passphrase file; it may also name a credential of the service manager:
     passphrase = "file:$CREDENTIALS_DIRECTORY/NAME".
     """
+    from tlog.server.clock import wall_clock_ms
     from tlog.server.config import CONFIG_NAME
     from tlog.server.create import KeySource, create_log
-    from tlog.server.log import wall_clock_ms
 
     config = create_log(origin, data, wall_clock_ms(), checkpoints, KeySource(key, passphrase_file))
     file = data / CONFIG_NAME

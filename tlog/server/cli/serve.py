@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from tlog.server.cli.answer import config_option, entries, json_option, one_log, say, show_json
+from tlog.server.cli.answer import config_option, confirm, entries, json_option, one_log, say, show_json
+
+if TYPE_CHECKING:
+    from tlog.server.config import ServerConfig
 
 
 @click.command(
@@ -16,6 +20,8 @@ Examples:
   tlogd serve --config log/treehead.toml
   tlogd serve --config log/treehead.toml --host 0.0.0.0 --port 80
   tlogd serve --config log/treehead.toml --read-only
+  tlogd serve --config log/treehead.toml --write-anchor /mnt/other/log.head
+  tlogd serve --config log/treehead.toml --anchor /mnt/other/log.head --anchor https://mirror.example/checkpoint
 
 \b
 The file of a server of several logs:
@@ -36,16 +42,47 @@ The file of a server of several logs:
 @click.option("--host", metavar="H", help="Address to listen on, instead of the configuration's.")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="P", help="Port; 0 takes a free one and logs it.")
 @click.option("--read-only", is_flag=True, help="Take no entries; needs no key.")
-def serve(file: Path, host: str | None, port: int | None, *, read_only: bool) -> None:
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="FILE|URL",
+    help="Refuse to start where this copy of the newest head has seen more; adds to the configuration's.",
+)
+@click.option("--write-anchor", metavar="FILE", help="Keep a copy of the newest head here, best on another machine.")
+def serve(
+    file: Path,
+    host: str | None,
+    port: int | None,
+    *,
+    read_only: bool,
+    anchors: tuple[str, ...],
+    write_anchor: str | None,
+) -> int:
     """Serve a log, or several, until SIGTERM or SIGINT; a second one ends it at once."""
     import uvloop
 
     from tlog.server.api.serve import serve as run_server
     from tlog.server.config import read_server_config
 
-    config = read_server_config(file)
+    config = _with_anchors(read_server_config(file), anchors, write_anchor)
     where = host or config.http.host, config.http.port if port is None else port
-    uvloop.run(run_server(config, *where, read_only=read_only))
+    return uvloop.run(run_server(config, *where, read_only=read_only))
+
+
+def _with_anchors(config: ServerConfig, anchors: tuple[str, ...], write_anchor: str | None) -> ServerConfig:
+    """Return a configuration with the anchors of the command line; paths on that are of the working directory."""
+    if not anchors and write_anchor is None:
+        return config
+    if set(config.logs) != {""}:
+        raise click.UsageError(
+            "--anchor and --write-anchor are of one log; of several, each names its own in its file"
+        )
+    named = [one if one.startswith(("http://", "https://")) else str(Path(one).absolute()) for one in anchors]
+    (one,) = config.logs.values()
+    file = one.anchor_file if write_anchor is None else str(Path(write_anchor).absolute())
+    log = msgspec.structs.replace(one, anchors=(*one.anchors, *named), anchor_file=file)
+    return msgspec.structs.replace(config, logs={"": log})
 
 
 @click.command(
@@ -72,7 +109,8 @@ def freeze(file: Path, reason: str, yes: str | None, *, as_json: bool) -> None:
 
     from tlog.errors import FormatError
     from tlog.freeze import check_reason
-    from tlog.server.api.serve import configure_logging, exit_stopped
+    from tlog.server.api.journal import configure_logging
+    from tlog.server.api.serve import exit_stopped
     from tlog.server.freeze import freeze_log
 
     config = one_log(file)
@@ -80,16 +118,12 @@ def freeze(file: Path, reason: str, yes: str | None, *, as_json: bool) -> None:
         check_reason(reason)
     except FormatError as error:
         raise click.UsageError(str(error)) from error
-    if yes is None:
-        if not sys.stdin.isatty():
-            raise click.UsageError(f"this ends the log for ever; if that is meant, say: --yes {config.origin}")
-        say(
-            f"This ends the log {config.origin} for ever: it takes no entry any more, and nobody can undo that.",
-            err=True,
-        )
-        yes = click.prompt("Type its origin to go on", err=True, type=str)
-    if yes != config.origin:
-        raise click.UsageError(f"{yes!r} is not the origin of this log; nothing was changed")
+    confirm(
+        config.origin,
+        yes,
+        "this ends the log for ever",
+        f"This ends the log {config.origin} for ever: it takes no entry any more, and nobody can undo that.",
+    )
     configure_logging()
     placed = uvloop.run(freeze_log(config, reason, exit_stopped))
     if as_json:

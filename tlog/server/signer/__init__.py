@@ -12,10 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tlog.errors import TreeheadError
+from tlog.freeze import freeze_entry
 from tlog.merkle import verify_consistency
 from tlog.note import sign_note
-from tlog.server.errors import SigningError, StartRefusedError
+from tlog.server.errors import SignerAwayError, SigningError, StartRefusedError
 from tlog.server.key import read_log_key
+from tlog.server.secrecy import forbid_core_dumps
+from tlog.server.signer.remote import RemoteSigner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +54,17 @@ class HeadSigner(Protocol):
             SigningError: It would contradict what was signed, or the signer failed; no signature was given.
         """
 
+    def freeze(self, size: int, reason: str) -> bytes:
+        """Return the signed entry that ends the log (see `tlog.freeze`).
+
+        Args:
+            size: Number of entries before it, which is the size of the newest head.
+            reason: Why, for people.
+
+        Raises:
+            SigningError: The log does not end there, the reason is too long, or the signer failed.
+        """
+
     def close(self) -> None:
         """Let go of what it holds."""
 
@@ -77,6 +91,12 @@ class LocalSigner:
         check_follows(self._newest, old, new, proof)
         self._newest = new  # before the signature is out
         return sign_note(new.format(), [self._signer])
+
+    def freeze(self, size: int, reason: str) -> bytes:
+        """Sign the end of the log; see HeadSigner."""
+        if size != self._newest.size:
+            raise SigningError(f"the newest head has size {self._newest.size}, so the log does not end at {size}")
+        return freeze_entry(self._signer, size, reason)
 
     def close(self) -> None:
         """Hold nothing."""
@@ -113,10 +133,38 @@ def open_signer(config: Config, newest: Checkpoint) -> HeadSigner:
 
     Raises:
         StartRefusedError: The key cannot be read, or is that of another log.
+        SignerAwayError: No signer answers.
     """
+    if config.signer:
+        return connect_signer(config)
+    forbid_core_dumps()
     signer = read_log_key(config)
-    if signer.verifier.name != config.origin or signer.verifier.vkey != config.vkey:
-        raise StartRefusedError(
-            f"the key is the one of {signer.verifier.name!r}, and not that of the origin and vkey in the configuration"
-        )
+    _check_key(config, "the key", signer.verifier)
     return LocalSigner(signer, newest)
+
+
+def connect_signer(config: Config) -> RemoteSigner:
+    """Return the signer process of a configured log.
+
+    Raises:
+        SignerAwayError: None answers.
+        StartRefusedError: Its key is that of another log.
+    """
+    path = config.path(config.signer.removeprefix("unix:"))
+    try:
+        signer = RemoteSigner(path)
+    except SigningError as error:
+        raise SignerAwayError(str(error)) from error
+    try:
+        _check_key(config, f"the key of the signer at {path}", signer.verifier)
+    except StartRefusedError:
+        signer.close()
+        raise
+    return signer
+
+
+def _check_key(config: Config, what: str, verifier: Verifier) -> None:
+    if verifier.name != config.origin or verifier.vkey != config.vkey:
+        raise StartRefusedError(
+            f"{what} is the one of {verifier.name!r}, and not that of the origin and vkey in the configuration"
+        )

@@ -6,11 +6,15 @@ cancellation can land between them. Whatever an implementation raises out of a w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_NUMBERS = Struct(">qqq")  # first, count, time_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class Segment:
         leaf_digest: SHA-256 over the leaf hashes as they were computed when the entries came in, 32 bytes.
         time_ms: The one clock reading of the commit, milliseconds since 1970, never before that of the segment before.
         keys: Records of the idempotency keys of its requests, see `tlog.server.idempotency`.
+        digest: SHA-256 over all of the above, 32 bytes; empty before it is `sealed`. Nothing signed covers it: it finds
+            what changes by accident or in passing, and not who computes it anew.
     """
 
     first: int
@@ -34,11 +40,26 @@ class Segment:
     leaf_digest: bytes
     time_ms: int
     keys: bytes = b""
+    digest: bytes = b""
 
     @property
     def end(self) -> int:
         """The index behind its last entry, and the size of the tree with it."""
         return self.first + self.count
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its digest is the one of what it says; of the entries themselves, `leaf_digest` has to tell."""
+        return self.digest == self._digest()
+
+    def sealed(self) -> Segment:
+        """Return the same with its digest."""
+        return replace(self, digest=self._digest())
+
+    def _digest(self) -> bytes:
+        """Return SHA-256 over a domain, first ‖ count ‖ time_ms in 64 bits each, root, leaf digest and keys."""
+        numbers = _NUMBERS.pack(self.first, self.count, self.time_ms)
+        return sha256(b"treehead/segment/v1\n" + numbers + self.root + self.leaf_digest + self.keys).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +108,11 @@ class Storage(Protocol):
         """
 
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield time and key records of the segments from a time on that have some, up to entry `end`, oldest first."""
+        """Yield time and key records of the segments from a time on that have some, up to entry `end`, oldest first.
+
+        Raises:
+            FormatError: A segment is not as it was sealed.
+        """
 
 
 class CheckpointStore(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlog.server.errors import CommitError
 from tlog.server.storage import SignedHead
-from tlog.server.storage.database import DURABLE_ALONE, Upkeep, connect, settle
+from tlog.server.storage.database import DURABLE_ALONE, Upkeep, connect, settle, typed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,10 @@ CREATE TABLE head (
     note BLOB NOT NULL
 ) STRICT;
 """
+
+
+KINDS = (str, int, int, bytes, bytes)
+"""Types of the columns of a head."""
 
 
 class SqliteCheckpointStore:
@@ -52,7 +56,7 @@ class SqliteCheckpointStore:
         """Return the head; see CheckpointStore."""
         select = "SELECT origin, epoch, size, root, note FROM head WHERE origin = ?"
         row = self._connection.execute(select, (origin,)).fetchone()
-        return None if row is None else SignedHead(*row)
+        return None if row is None else SignedHead(*typed(row, *KINDS))
 
     def swap(self, old: SignedHead, new: SignedHead) -> None:
         """Replace the head; see CheckpointStore."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+R = TypeVar("R", bound="tuple[object, ...]")
 
 WAL_PAGES = 250
 """Pages in the WAL after which its content is moved to the database: larger ones make slow commits slower."""
@@ -155,6 +156,17 @@ def _set(connection: sqlite3.Connection, path: Path, name: str, value: str | int
         raise StartRefusedError(f"{path}: SQLite keeps {name} at {found} instead of {value}; is it on a local disk?")
 
 
+def typed(row: R, *kinds: type) -> R:
+    """Return a row whose values have the types of their columns, as they do unless a page is damaged.
+
+    Raises:
+        sqlite3.DatabaseError: One has another.
+    """
+    if tuple(map(type, row)) != kinds:
+        raise sqlite3.DatabaseError("a row holds a value of another type than its column")
+    return row
+
+
 def check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> None:
     """Refuse a database whose tables or triggers are not the ones that this version would make.
 
@@ -165,7 +177,11 @@ def check_schema(connection: sqlite3.Connection, path: Path, schema: str) -> Non
         fresh.executescript(schema)
         wanted = _fingerprint(fresh)
     fresh.close()
-    if _fingerprint(connection) != wanted:
+    try:
+        found = _fingerprint(connection)
+    except UnicodeDecodeError as error:  # SQLite quotes a damaged schema in what it says
+        raise DamagedFileError(f"{path} is damaged: its schema cannot be read") from error
+    if found != wanted:
         raise DamagedFileError(f"{path} has another schema than this version writes; was it edited, or is it older?")
 
 

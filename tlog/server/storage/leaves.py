@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from tlog.server.errors import DamageError
-from tlog.server.storage.database import Upkeep
+from tlog.server.storage.database import Upkeep, typed
+from tlog.server.storage.wal import number_transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 RUN = 1 << 16
 """Entries of a run of level 0; above the newest run they are all in memory."""
@@ -101,8 +102,9 @@ class LeafStore:
         """
         rows = self._connection.execute("SELECT id, first, level, filter, crc FROM leaf_run ORDER BY first").fetchall()
         runs: list[Run] = []
-        for *row, crc in rows:
-            run = Run(*row)
+        for row in rows:
+            *values, crc = typed(row, int, int, int, bytes, int)
+            run = Run(*values)
             if run.first != (runs[-1].end if runs else 0) or not 0 <= run.level <= _MAX_LEVEL:
                 raise DamageError("the leaf index in tiles.db has a gap")
             if len(run.filter) * 8 != _filter_bits(run.level) or crc32(run.filter) != crc:
@@ -119,7 +121,10 @@ class LeafStore:
 
     def condemn(self) -> None:
         """Let the next start find that tiles.db is damaged, and build it anew from the entries."""
-        self._connection.execute("DELETE FROM position")
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("DELETE FROM position")
+            number_transaction(self._connection)
 
     def add(self, first: int, leaves: Iterable[tuple[bytes, int]]) -> Run:
         """Add a run of level 0 over RUN entries: their leaf hashes with their indexes."""
@@ -133,6 +138,7 @@ class LeafStore:
             run = Run(self._next_id(), first, 0, bytes(bits))
             self._put_buckets(run.id, 0, buckets)
             self._put_run(run)
+            number_transaction(self._connection)
         self._upkeep.wrote(RUN * _ITEM + len(bits))
         return run
 
@@ -144,7 +150,8 @@ class LeafStore:
         """
         self._connection.execute("BEGIN")
         try:
-            levels = dict(self._connection.execute("SELECT id, level FROM leaf_run").fetchall())
+            rows = self._connection.execute("SELECT id, level FROM leaf_run").fetchall()
+            levels = dict(typed(row, int, int) for row in rows)
             return [
                 sorted(
                     index
@@ -153,6 +160,29 @@ class LeafStore:
                 )
                 for prefix, runs in wanted
             ]
+        finally:
+            self._connection.execute("COMMIT")
+
+    def reread(self) -> Iterator[int]:
+        """Read every run again, a piece at a time, and yield the bytes of each; runs that are merged meanwhile end.
+
+        Raises:
+            DamageError: A run, its filter or a bucket is missing or damaged.
+        """
+        for run in self.runs():
+            yield len(run.filter)
+            for start in range(0, _buckets(run.level), _STEP):
+                read = self._reread(run, range(start, start + _STEP))
+                if not read:
+                    break
+                yield read
+
+    def _reread(self, run: Run, buckets: range) -> int:
+        """Return the bytes of some buckets, whose checksums are right; 0 where their run is gone."""
+        self._connection.execute("BEGIN")
+        try:
+            found = self._connection.execute("SELECT 1 FROM leaf_run WHERE id = ?", (run.id,)).fetchone()
+            return 1 + sum(len(self._items(run.id, bucket)) for bucket in buckets) if found else 0
         finally:
             self._connection.execute("COMMIT")
 
@@ -177,6 +207,7 @@ class LeafStore:
                 run = Run(merge.id, merge.runs[0].first, level + 1, bytes(merge.bits))
                 self._connection.executemany("DELETE FROM leaf_run WHERE id = ?", [(old.id,) for old in merge.runs])
                 self._put_run(run)
+            number_transaction(self._connection)
         merge.done = end
         self._upkeep.wrote((_STEP * FAN * RUN // _buckets(0)) * _ITEM)
         return run
@@ -212,7 +243,7 @@ class LeafStore:
         row = self._connection.execute(
             "SELECT items, crc FROM leaf_bucket WHERE id = ?", (run << _RUN_BITS | bucket,)
         ).fetchone()
-        if row is None or crc32(row[0]) != row[1]:
+        if row is None or crc32(typed(row, bytes, int)[0]) != row[1]:
             raise DamageError("the leaf index in tiles.db is damaged; it is built anew at the next start")
         return bytes(row[0])
 
@@ -233,10 +264,14 @@ class LeafStore:
 
     def _delete_some(self, start: int, end: int) -> bool:
         """Remove buckets of a range in a transaction of bounded size; return whether there were any."""
-        deleted = self._connection.execute(
-            "DELETE FROM leaf_bucket WHERE id IN (SELECT id FROM leaf_bucket WHERE id >= ? AND id < ? LIMIT ?)",
-            (start, end, _SWEEP),
-        ).rowcount
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            deleted = self._connection.execute(
+                "DELETE FROM leaf_bucket WHERE id IN (SELECT id FROM leaf_bucket WHERE id >= ? AND id < ? LIMIT ?)",
+                (start, end, _SWEEP),
+            ).rowcount
+            if deleted:
+                number_transaction(self._connection)
         self._upkeep.wrote(deleted * (RUN // _buckets(0)) * _ITEM)
         return deleted > 0
 

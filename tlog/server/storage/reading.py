@@ -14,6 +14,7 @@ from tlog.merkle import MAX_SIZE
 from tlog.server.errors import DamagedFileError, InUseError, MissingFileError, StartRefusedError
 from tlog.server.storage import Segment
 from tlog.server.storage.database import check_schema
+from tlog.server.storage.segments import segment_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +29,12 @@ READ_SIZE = 8 << 20
 _ROWS = 256  # in one read at most
 
 
-def open_reading(path: Path, schema: str, *, alone: bool = False) -> sqlite3.Connection:
+def open_reading(path: Path, schema: str | None, *, alone: bool = False) -> sqlite3.Connection:
     """Open a database for reading.
 
     Args:
         path: Its file.
-        schema: What it must be made of.
+        schema: What it must be made of; None takes whatever can be told to be a database.
         alone: Whether the caller holds the lock that keeps everybody else from writing it.
 
     Raises:
@@ -52,13 +53,23 @@ def open_reading(path: Path, schema: str, *, alone: bool = False) -> sqlite3.Con
         try:
             for setting in ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1"):
                 connection.execute(f"PRAGMA {setting}").fetchall()
-            check_schema(connection, path, schema)
+            if schema is None:
+                _load_schema(connection, path)
+            else:
+                check_schema(connection, path, schema)
         except BaseException:
             connection.close()
             raise
     except sqlite3.Error as error:
         raise _opening_error(path, error) from error
     return connection
+
+
+def _load_schema(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except UnicodeDecodeError as error:  # SQLite quotes a damaged schema in what it says
+        raise DamagedFileError(f"{path} is damaged: its schema cannot be read") from error
 
 
 def _opening_error(path: Path, error: sqlite3.Error) -> StartRefusedError:
@@ -69,22 +80,30 @@ def _opening_error(path: Path, error: sqlite3.Error) -> StartRefusedError:
     return DamagedFileError(f"{path} is damaged: {error}")
 
 
-def read_segments(connection: sqlite3.Connection, start: int = 0) -> Iterator[Segment]:
+def read_segments(
+    connection: sqlite3.Connection, start: int = 0, read_size: int = READ_SIZE, end: int = MAX_SIZE + 1
+) -> Iterator[Segment]:
     """Yield the segments of log.db from an index on, in many short reads, so that its WAL can be emptied in between.
+
+    Args:
+        connection: A connection to it.
+        start: The index.
+        read_size: Bytes of entries after which a read ends and another begins.
+        end: Those that begin from this index on are not read.
 
     Raises:
         sqlite3.Error: The file is damaged, or cannot be read.
     """
     names = ", ".join(Segment.__dataclass_fields__)
-    select = f"SELECT {names} FROM segment WHERE first >= ? ORDER BY first LIMIT {_ROWS}"  # noqa: S608 — constants
+    select = f"SELECT {names} FROM segment WHERE first BETWEEN ? AND ? ORDER BY first LIMIT {_ROWS}"  # noqa: S608 — constants
     while True:
         part, size = [], 0
-        with closing(connection.execute(select, (start,))) as rows:
+        with closing(connection.execute(select, (start, end - 1))) as rows:
             for row in rows:
-                segment = Segment(*row)
+                segment = segment_of(row)
                 part.append(segment)
                 size += len(segment.entries)
-                if size >= READ_SIZE:
+                if size >= read_size:
                     break
         yield from part
         if not part or part[-1].first >= MAX_SIZE:

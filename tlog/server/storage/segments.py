@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
+from tlog.errors import FormatError
 from tlog.server.errors import CommitError, StartRefusedError
 from tlog.server.storage import Segment
-from tlog.server.storage.database import DURABLE, Upkeep, connect, settle
+from tlog.server.storage.database import DURABLE, Upkeep, connect, settle, typed
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ CREATE TABLE segment (
     leaf_digest BLOB NOT NULL CHECK (length(leaf_digest) = 32),
     time_ms INTEGER NOT NULL,
     keys BLOB NOT NULL,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
     entries BLOB NOT NULL
 ) STRICT;
 CREATE INDEX segment_with_keys ON segment (time_ms, first) WHERE keys != x'';
@@ -30,7 +33,22 @@ CREATE TRIGGER segment_stays BEFORE DELETE ON segment BEGIN SELECT raise(ABORT, 
 """
 
 _SIZE = "SELECT coalesce((SELECT first + count FROM segment ORDER BY first DESC LIMIT 1), 0)"
-_COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys"  # in the order of Segment
+_COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys, digest"  # in the order of Segment
+
+HEADER = _COLUMNS.replace("entries", "x''")
+"""The columns of a segment without its entries, which are read only where somebody needs them."""
+
+
+_KINDS = (int, int, bytes, bytes, bytes, int, bytes, bytes)
+
+
+def segment_of(row: tuple[Any, ...]) -> Segment:
+    """Return the segment of a row of log.db.
+
+    Raises:
+        sqlite3.DatabaseError: The row is damaged.
+    """
+    return Segment(*typed(row, *_KINDS))
 
 
 class SqliteStorage:
@@ -43,11 +61,11 @@ class SqliteStorage:
 
     def append(self, segment: Segment) -> None:
         """Make a segment durable; see Storage."""
-        row = (segment.first, segment.count, segment.entries, segment.root, segment.leaf_digest, segment.time_ms)
+        row = (segment.first, segment.count, segment.entries, segment.root, segment.leaf_digest)
         try:
             inserted = self._connection.execute(
-                f"INSERT INTO segment ({_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE ?1 = ({_SIZE})",
-                (*row, segment.keys),
+                f"INSERT INTO segment ({_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE ?1 = ({_SIZE})",
+                (*row, segment.time_ms, segment.keys, segment.digest),
             ).rowcount
         except sqlite3.Error as error:
             raise CommitError(f"the entries could not be stored: {error}") from error
@@ -66,7 +84,7 @@ class SqliteStorage:
             f"SELECT {_COLUMNS} FROM segment WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608 — constants
             (index,),
         ).fetchone()
-        segment = None if row is None else Segment(*row)
+        segment = None if row is None else segment_of(row)
         return segment if segment is not None and index < segment.end else None
 
     def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:
@@ -77,18 +95,22 @@ class SqliteStorage:
             at = start + len(found)
             segment = self.segment_at(at)
             if segment is None:
-                raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair")
+                raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair --from URL|DIR")
             size += len(segment.entries)
             found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
         return found
 
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield time and key records of segments that have some."""
-        yield from self._connection.execute(
-            "SELECT time_ms, keys FROM segment "
+        for row in self._connection.execute(
+            f"SELECT {HEADER} FROM segment "  # noqa: S608 — constants
             "WHERE keys != x'' AND time_ms >= ? AND first < ? ORDER BY time_ms, first",
             (since_ms, end),
-        )
+        ):
+            segment = segment_of(row)
+            if not segment.is_whole:
+                raise FormatError(f"what is kept of entries {segment.first} to {segment.end - 1} is not what came in")
+            yield segment.time_ms, segment.keys
 
 
 def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -98,3 +120,11 @@ def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:
         StartRefusedError: It is missing, or is not what this version writes.
     """
     return settle(connect(path, SCHEMA, DURABLE, create=create), path)
+
+
+def empty_wal(path: Path) -> None:
+    """Move what the WAL of a log.db that nobody uses holds into it, where there is such a file and it can be read."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        with suppress(StartRefusedError):
+            open_segments(path).close()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tlog.server.errors import DamageError
 from tlog.server.storage import leaves
-from tlog.server.storage.database import DERIVED, Upkeep, connect
+from tlog.server.storage.database import DERIVED, Upkeep, connect, typed
+from tlog.server.storage.wal import number_file, number_transaction
 from tlog.tile import TILE_WIDTH, Bundle, Tile
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class TileStore:
             DamageError: It is lost, or is none.
         """
         row = self._connection.execute("SELECT size FROM position").fetchone()
-        if row is None or row[0] < 0 or row[0] % TILE_WIDTH:
+        if row is None or typed(row, int)[0] < 0 or row[0] % TILE_WIDTH:
             raise DamageError("tiles.db does not say how far it goes")
         return int(row[0])
 
@@ -74,6 +75,7 @@ class TileStore:
             parts = [(bundle.index, data) for bundle, data in derived.bundles]
             self._connection.executemany("INSERT INTO bundle (id, gzip) VALUES (?, ?)", parts)
             self._connection.execute("UPDATE position SET size = ?", (derived.size,))
+            number_transaction(self._connection)
         self._upkeep.wrote(sum(len(data) for _, data in rows + parts))
 
     def tiles(self, tiles: Iterable[Tile]) -> list[bytes | None]:
@@ -87,7 +89,7 @@ class TileStore:
 
     def _find(self, statement: str, key: int) -> bytes | None:
         row = self._connection.execute(statement, (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+        return None if row is None else bytes(typed(row, bytes)[0])
 
 
 def _tile_id(tile: Tile) -> int:
@@ -102,4 +104,7 @@ def open_tiles(path: Path, *, create: bool = False) -> sqlite3.Connection:
     Raises:
         StartRefusedError: It is missing, or is not what this version writes.
     """
-    return connect(path, SCHEMA, DERIVED, create=create)
+    connection = connect(path, SCHEMA, DERIVED, create=create)
+    if create:
+        number_file(connection)
+    return connection

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
-from tlog.server.errors import InUseError
+from tlog.server.errors import DamageFoundError, InUseError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
+from tlog.server.mark import MARK_NAME, read_mark
 from tlog.server.storage.checkpoints import SCHEMA as CHECKPOINTS_SCHEMA
 from tlog.server.storage.leaves import PREFIX_SIZE
 from tlog.server.storage.reading import open_reading, read_segments
@@ -80,6 +81,7 @@ def check_log(config: Config, progress: Progress, *, deep: bool) -> Report:
     """
     task = _Task(log_verifier(config), Findings(), progress)
     with Lock(config.path(LOCK_NAME)):
+        _note_mark(config, task.findings)
         head = None
         store = config.path(config.checkpoints)
         with (
@@ -102,13 +104,26 @@ def check_log(config: Config, progress: Progress, *, deep: bool) -> Report:
     return Report(config.origin, head, task.findings, is_deep=True)
 
 
-def check_entries(path: Path, schema: str, head: SignedHead, verifier: Verifier, progress: Progress) -> Findings:
+def _note_mark(config: Config, findings: Findings) -> None:
+    """Tell of the mark of a scrub: no damage by itself, and only a start that reads again what it names removes it."""
+    try:
+        spots = read_mark(config.path(MARK_NAME))
+    except DamageFoundError as error:
+        findings.notes.append(str(error))
+        return
+    if spots:
+        findings.notes.append(f"a scrub found damage, which the next start reads again: {spots[0]} ({MARK_NAME})")
+
+
+def check_entries(
+    path: Path, schema: str, head: SignedHead | None, verifier: Verifier, progress: Progress
+) -> Findings:
     """Check log.db, or a copy of it, that nobody uses: every entry against a signed head.
 
     Args:
         path: The file.
         schema: What it must be made of; its entries are in the table of log.db.
-        head: The signed head.
+        head: The signed head; None where it is lost, and log.db is checked by itself.
         verifier: The log's key.
         progress: Told from time to time how far the check is.
     """

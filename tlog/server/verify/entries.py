@@ -1,8 +1,8 @@
 """Checking log.db: every segment by itself, the row of them, and the tree of their entries against a signed head.
 
-Of a segment: its framing, the digest of its leaf hashes as they came in, its key records, its time. Of the row: no gap,
-no overlap, times that never go back, a genesis entry in front, and nothing behind a freeze entry. Of the tree: the root
-at the end of every segment, counted as `tlog.server.recount` does, and the signed root at the signed size.
+Of a segment: its framing, the digests of its entries and of the rest of it as they came in, its key records. Of the
+row: no gap, no overlap, times that never go back, a genesis entry in front, nothing behind a freeze entry. Of the tree:
+the root at the end of every segment, counted as `tlog.server.recount` does, and the signed root at the signed size.
 
 An entry that was changed changes every root from there on, a root that was changed only its own; so roots that differ
 are told as one run.
@@ -24,7 +24,7 @@ from tlog.server.verify.finding import LOG
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tlog.note import Verifier
     from tlog.server.storage import Segment, SignedHead
@@ -47,24 +47,42 @@ class Part:
 
 
 def check_segment(segment: Segment, findings: Findings) -> Part | None:
-    """Check what a segment says of itself; None where its entries cannot be told apart."""
-    findings.count("segments")
-    name = f"entries {segment.first} to {segment.end - 1}"
-    try:
-        entries = parse_bundle(segment.entries, segment.count)
-    except FormatError as error:
-        findings.damage(LOG, f"{name}: their framing is broken: {error}")
+    """Check the entries of a segment against what it says of them; None where they cannot be told apart."""
+    entries = split(segment, findings)
+    if entries is None:
         return None
     leaves = [leaf_hash(entry) for entry in entries]
-    findings.count("entries", len(entries))
-    if sha256(b"".join(leaves)).digest() != segment.leaf_digest:
-        findings.damage(LOG, f"{name}: they are not the ones that came in: their digest differs")
-    _check_keys(segment, name, findings)
+    check_leaves(segment, leaves, findings)
     return Part(segment.first, entries, leaves)
 
 
-def _check_keys(segment: Segment, name: str, findings: Findings) -> None:
-    """Check the records of idempotency keys, which no hash covers: that they are whole and name entries of the log."""
+def split(segment: Segment, findings: Findings) -> list[bytes] | None:
+    """Return the entries of a segment; None where they cannot be told apart."""
+    findings.count("segments")
+    try:
+        entries = parse_bundle(segment.entries, segment.count)
+    except FormatError as error:
+        findings.damage(LOG, f"{_name(segment)}: their framing is broken: {error}")
+        return None
+    findings.count("entries", len(entries))
+    return entries
+
+
+def check_leaves(segment: Segment, leaves: Sequence[bytes], findings: Findings) -> None:
+    """Check the leaf hashes of a segment's entries against their digest as they came in."""
+    if sha256(b"".join(leaves)).digest() != segment.leaf_digest:
+        findings.damage(LOG, f"{_name(segment)}: they are not the ones that came in: their digest differs")
+
+
+def _name(segment: Segment) -> str:
+    return f"entries {segment.first} to {segment.end - 1}"
+
+
+def check_header(segment: Segment, findings: Findings) -> None:
+    """Check what is kept of a segment besides its entries: its digest, and that its key records are of the log."""
+    name = _name(segment)
+    if not segment.is_whole:
+        findings.damage(LOG, f"{name}: their root, time, keys or digest is not the one that came in")
     try:
         records = list(parse_key_records(segment.keys))
     except FormatError as error:
@@ -92,8 +110,10 @@ class RowCheck:
         self._is_boundary = False
         self._unsigned: list[int] = []  # ends of the segments that are not signed
 
-    def add(self, first: int, end: int, time_ms: int) -> None:
-        """Take the next segment."""
+    def add(self, segment: Segment) -> None:
+        """Take the next segment; of its entries, nothing is looked at."""
+        check_header(segment, self._findings)
+        first, end, time_ms = segment.first, segment.end, segment.time_ms
         if first != self.end:
             what = "are missing" if first > self.end else "are there twice"
             low, high = sorted((first, self.end))
@@ -145,7 +165,7 @@ class EntryCheck:
     def run(self, segments: Iterable[Segment]) -> Iterator[Part]:
         """Check segments in the order of their first index, and yield what they hold where it can be told."""
         for segment in segments:
-            self.row.add(segment.first, segment.end, segment.time_ms)
+            self.row.add(segment)
             part = check_segment(segment, self._findings)
             if part is None or not self.row.is_whole:
                 self._tree = None

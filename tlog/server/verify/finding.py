@@ -12,8 +12,10 @@ CHECKPOINTS = "checkpoints.db"
 TILES = "tiles.db"
 
 REMEDIES = {
-    LOG: "restore it with: tlogd restore FILE --config CONFIG, or see: tlogd repair",
-    CHECKPOINTS: "never put an older copy in its place: a signed head must not be taken back; see: tlogd repair",
+    LOG: "restore it with: tlogd restore FILE --config CONFIG, or bring entries back with: tlogd repair --from URL|DIR "
+    "--config CONFIG; a commit behind the signed head that cannot be signed goes with: tlogd repair --discard-unsigned",
+    CHECKPOINTS: "never put an older copy in its place: a signed head must not be taken back; where it is lost for "
+    "good: tlogd recover-checkpoints --from NOTE --config CONFIG",
     TILES: "it is derived: with the log stopped, remove tiles.db; the next start rebuilds it",
 }
 """What to do about a damaged file."""

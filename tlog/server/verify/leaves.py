@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlog.server.storage.database import typed
 from tlog.server.storage.leaves import FAN_BITS, PREFIX_SIZE, RUN
 from tlog.server.verify.finding import TILES
 
@@ -57,8 +58,9 @@ class StoredLeaves:
         self._findings = findings
         self._runs: list[_Run] = []
         self.end = 0
-        for *row, crc in connection.execute("SELECT id, first, level, filter, crc FROM leaf_run ORDER BY first"):
-            run = _Run(*row)
+        for row in connection.execute("SELECT id, first, level, filter, crc FROM leaf_run ORDER BY first"):
+            *values, crc = typed(row, int, int, int, bytes, int)
+            run = _Run(*values)
             if run.first != self.end or not 0 <= run.level < _MAX_LEVEL:
                 findings.damage(TILES, f"the leaf index does not go on at entry {self.end}")
                 break
@@ -72,6 +74,7 @@ class StoredLeaves:
         key = run.id << _RUN_BITS | bucket
         try:
             row = self._connection.execute("SELECT items, crc FROM leaf_bucket WHERE id = ?", (key,)).fetchone()
+            row = row and typed(row, bytes, int)
         except sqlite3.DatabaseError:
             return None
         return None if row is None or len(row[0]) % _ITEM or zlib.crc32(row[0]) != row[1] else bytes(row[0])

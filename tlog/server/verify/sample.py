@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlog.edge import extend
 from tlog.server.storage.reading import read_segments
+from tlog.server.storage.segments import HEADER, segment_of
 from tlog.server.verify.entries import RowCheck, check_segment
 from tlog.server.verify.finding import LOG, TILES, Findings
 from tlog.server.verify.tiles import bundle_leaves
@@ -120,10 +121,8 @@ class Sample:
     def _check_row(self, head: SignedHead) -> None:
         """Check every segment, but not its entries; and the stored root at the signed size."""
         row = RowCheck(head, self._findings)
-        for first, count, time_ms in self._connection.execute(
-            "SELECT first, count, time_ms FROM segment ORDER BY first"
-        ):
-            row.add(first, first + count, time_ms)
+        for each in self._connection.execute(f"SELECT {HEADER} FROM segment ORDER BY first"):  # noqa: S608 — constants
+            row.add(segment_of(each))
         row.finish()
         select = "SELECT root FROM segment WHERE first < ? ORDER BY first DESC LIMIT 1"
         if self._connection.execute(select, (head.size,)).fetchone() != (head.root,):

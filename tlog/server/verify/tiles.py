@@ -38,7 +38,7 @@ class StoredTiles:
         """Read the position, which is damaged where it is none."""
         self._connection = connection
         rows = connection.execute("SELECT size FROM position").fetchall()
-        self.position = rows[0][0] if len(rows) == 1 else -1
+        self.position = rows[0][0] if len(rows) == 1 and isinstance(rows[0][0], int) else -1
         if self.position < 0 or self.position % TILE_WIDTH:
             findings.damage(TILES, "it does not say how far it goes")
             self.position = 0
@@ -68,7 +68,7 @@ class StoredTiles:
             found = self._connection.execute(select, (key,)).fetchone()
         except sqlite3.DatabaseError:
             return None
-        return None if found is None else bytes(found[0])
+        return found[0] if found is not None and isinstance(found[0], bytes) else None
 
     def counts(self) -> tuple[int, int]:
         """Return how many tiles and bundles there are.

@@ -1,0 +1,390 @@
+"""The life of a log as a state machine: what clients do, and what happens to the machine, in any order.
+
+Each rule takes one number and makes all its choices from it, so a life is a short list, and can be lived again.
+Troubles (a wrong clock, a full disk, a follower that is held up) last for some steps, and then end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.support.clients import Clients, Key
+from tests.support.clocks import HOUR, MINUTE, SECOND, YEAR
+from tests.support.history import Request
+from tests.support.nth_call import Crash, Kind
+from tests.support.simulation import Simulation
+from tests.support.static import addresses
+from tests.support.tapped import COMMIT, FOLLOW, START_STATEMENTS, Plan
+from tlog.tile import Bundle, Tile
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.support.tally import Tally
+    from tests.support.template import Template
+
+NUMBERS = st.integers(0, (1 << 32) - 1)
+
+LIFE = 16
+"""Steps that a process lives at least: a start takes as long as many of them."""
+
+SIZES = {1: 3, 255: 3, 520: 3, 2030: 1}
+"""Sizes of the logs that a life begins with, and how often; the largest is about to merge runs of its leaf index."""
+
+LARGEST = 2600
+"""Entries from which no batches are added any more, so that no life grows slow."""
+
+
+def scratch() -> Path:
+    """Return a new folder, in memory where that can be."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="life-", dir=memory if memory.is_dir() else None))
+
+
+class Life(RuleBasedStateMachine):
+    """A log, its machine and its clients.
+
+    Attributes:
+        templates: The logs that lives begin with.
+        tally: What was done in all of them.
+    """
+
+    templates: ClassVar[list[Template]]
+    tally: ClassVar[Tally]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.age = 0
+        self.trouble_ends = 0
+        self.folder = scratch()
+        self.sim: Simulation
+        self.clients: Clients
+
+    # The beginning and the end.
+
+    @initialize(number=NUMBERS)
+    def begin(self, number: int) -> None:
+        random = Random(number)
+        (template,) = random.choices(self.templates, list(SIZES.values()))
+        self.sim = self.simulate(template, dedup=random.random() < 0.75)
+        self.clients = Clients(self.sim)
+        self.start()
+
+    def simulate(self, template: Template, *, dedup: bool) -> Simulation:
+        return Simulation(self.folder, template, dedup=dedup)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "sim"):
+            shutil.rmtree(self.folder)
+            return
+        try:
+            if sys.exception() is None:
+                self.end_troubles()
+                self.sim.stop()
+                self.start()
+                self.sim.stop()
+        finally:
+            self.tally.add(self.sim.tally)
+            self.sim.close()
+
+    # What clients do.
+
+    @rule(number=NUMBERS)
+    def add(self, number: int) -> None:
+        random = self.step(number)
+        self.send(Request(self.clients.entries(random, 1)))
+
+    @rule(number=NUMBERS)
+    def add_at_once(self, number: int) -> None:
+        random = self.step(number)
+        self.send(*self.clients.requests(random), cancels=random.random() < 0.1)
+
+    @rule(number=NUMBERS)
+    def add_batch(self, number: int) -> None:
+        random = self.step(number)
+        count = random.choice([3, 20, 90]) if self.sim.size < LARGEST else 1
+        self.send(Request(self.clients.entries(random, count), self.clients.new_key() if random.random() < 0.3 else ""))
+
+    @rule(number=NUMBERS)
+    def add_again(self, number: int) -> None:
+        random = self.step(number)
+        old = random.choice(self.sim.history.entries)
+        self.send(Request((old,)), Request((old, *self.clients.entries(random, 1))))
+
+    @precondition(lambda self: self.sim.history.keys)
+    @rule(number=NUMBERS)
+    def repeat_key(self, number: int) -> None:
+        random = self.step(number)
+        key = random.choice(list(self.sim.history.keys)[-40:])
+        entries, state = self.sim.history.keys[key].entries, self.clients.state(key)
+        if state is Key.USELESS:
+            return
+        is_other = state is Key.NEW or (state is Key.HELD and random.random() < 0.3)
+        self.send(Request(self.clients.entries(random, 2) if is_other else entries, key))
+
+    @precondition(lambda self: self.sim.history.unanswered)
+    @rule(number=NUMBERS)
+    def retry(self, number: int) -> None:
+        random = self.step(number)
+        request = random.choice(self.sim.history.unanswered)
+        if not request.key or self.clients.state(request.key) in (Key.HELD, Key.UNSURE):
+            known = self.sim.history.keys.get(request.key)
+            self.send(request if known is None else Request(known.entries, request.key))
+
+    @rule(number=NUMBERS)
+    def read_entry(self, number: int) -> None:
+        self.step(number)
+        self.sim.run(self.clients.read_entry(number % self.sim.size))
+
+    @rule(number=NUMBERS)
+    def read_tile(self, number: int) -> None:
+        random = self.step(number)
+        level, index, most = random.choice(addresses(self.sim.size))
+        self.sim.run(self.clients.read_tile(level, index, random.randint(1, most)))
+
+    @rule(number=NUMBERS)
+    def read_beyond_the_end(self, number: int) -> None:
+        random = self.step(number)
+        size, log = self.sim.size, self.sim.log
+        index, width = size // 256, size % 256 + 1
+        works: list[Callable[[], Awaitable[object]]] = [
+            lambda: log.tree.tile(Tile(0, index, width)),
+            lambda: log.tree.bundle(Bundle(index, width)),
+            lambda: log.tree.tile(Tile(1, 0, size // 256 + 1)),
+            lambda: log.tree.entry(size),
+            lambda: log.prove_inclusion(size, size + 1),
+            lambda: log.prove_consistency(1, size + 1),
+        ]
+        self.sim.run(self.clients.finds_nothing(random.choice(works)()))
+
+    @rule(number=NUMBERS)
+    def prove_inclusion(self, number: int) -> None:
+        random = self.step(number)
+        size = random.choice([self.sim.size, random.choice(self.sim.history.sizes), random.randint(1, self.sim.size)])
+        self.sim.run(self.clients.prove_inclusion(random.randrange(size), size))
+
+    @rule(number=NUMBERS)
+    def prove_consistency(self, number: int) -> None:
+        random = self.step(number)
+        old = random.choice([0, random.choice(self.sim.history.sizes), random.randint(1, self.sim.size)])
+        self.sim.run(self.clients.prove_consistency(old, random.randint(old, self.sim.size)))
+
+    @rule(number=NUMBERS)
+    def prove_batch(self, number: int) -> None:
+        random = self.step(number)
+        indexes = [random.randrange(self.sim.size) for _ in range(random.randint(1, 8))]
+        self.sim.run(self.clients.prove_batch(sorted(set(indexes))))
+
+    @rule(number=NUMBERS)
+    def find(self, number: int) -> None:
+        random = self.step(number)
+        entry = random.choice(self.sim.history.entries) if random.random() < 0.8 else b"%d" % number
+        self.sim.run(self.clients.find(entry))
+
+    # What happens to the machine.
+
+    @rule(number=NUMBERS)
+    def wait(self, number: int) -> None:
+        random = self.step(number)
+        self.sim.clocks.pass_by(random.choice([1, SECOND, MINUTE, 20 * MINUTE]))
+
+    @rule(number=NUMBERS)
+    def clock_goes_wrong(self, number: int) -> None:
+        random = self.step(number)
+        clocks = self.sim.clocks
+        steps = [-900, -SECOND - 1, -5 * MINUTE, -HOUR, SECOND, 9 * MINUTE, 11 * MINUTE, 25 * HOUR, 10 * YEAR, 0]
+        by = random.choice(steps)
+        clocks.wall += by
+        clocks.is_frozen = not by
+        self.trouble(random)
+        self.send(Request(self.clients.entries(random, 1)))
+
+    @rule(number=NUMBERS)
+    def disk_fills(self, number: int) -> None:
+        random = self.step(number)
+        self.sim.free = 0
+        self.trouble(random)
+        self.send(Request(self.clients.entries(random, 1)))
+
+    @rule(number=NUMBERS)
+    def follower_lags(self, number: int) -> None:
+        random = self.step(number)
+        self.sim.hold_follower()
+        self.trouble(random)
+        for _ in range(6 if self.sim.size < LARGEST and random.random() < 0.2 else 1):
+            self.send(Request(self.clients.entries(random, 90)))
+
+    @rule(number=NUMBERS)
+    def snapshot(self, number: int) -> None:
+        self.step(number)
+        self.sim.snapshot()
+
+    # How a process ends, and how the next one begins.
+
+    @precondition(lambda self: self.age >= LIFE)
+    @rule(number=NUMBERS)
+    def crash(self, number: int) -> None:
+        random = self.step(number)
+        self.sim.crash()
+        self.start(random)
+
+    @precondition(lambda self: self.age >= LIFE)
+    @rule(number=NUMBERS)
+    def stop(self, number: int) -> None:
+        random = self.step(number)
+        self.end_troubles()
+        requests = self.clients.requests(random)
+        self.sim.run(self.stop_while_adding(list(dict.fromkeys(requests))))
+        self.start(random)
+
+    @precondition(lambda self: self.age >= LIFE)
+    @rule(number=NUMBERS)
+    def fail_in_a_commit(self, number: int) -> None:
+        random = self.step(number)
+        plan = Plan(random.choice(COMMIT[:3] if random.random() < 0.8 else COMMIT), 1, random.choice(list(Kind)))
+        self.fail(plan, *self.clients.requests(random))
+
+    @precondition(lambda self: self.age >= LIFE)
+    @rule(number=NUMBERS)
+    def fail_in_the_follower(self, number: int) -> None:
+        random = self.step(number)
+        self.end_troubles()
+        plan = Plan(random.choice(FOLLOW), random.choice([1, 1, 2]), random.choice(list(Kind)))
+        count = 256 - self.sim.size % 256 + random.randrange(20) if self.sim.size < LARGEST else 1
+        self.fail(plan, Request(self.clients.entries(random, count)))
+
+    @rule(number=NUMBERS)
+    def fail_in_a_read(self, number: int) -> None:
+        random = self.step(number)
+        self.end_troubles()
+        self.sim.tap.plan = Plan("tiles.db SELECT", 1, Kind.FAILS)
+        self.sim.run(self.clients.read_with_fault(self.clients.read_entry(number % self.sim.size)))
+        old = random.choice(self.sim.history.entries)
+        if self.sim.history.dedup:
+            self.send(Request((old,)))
+        self.sim.run(self.clients.read_with_fault(self.clients.find(old)))
+        self.sim.tap.plan, self.sim.tap.fired = None, ""
+        self.sim.run(self.clients.read_entry(number % self.sim.size))
+
+    @precondition(lambda self: self.age >= LIFE)
+    @rule(number=NUMBERS)
+    def fail_in_a_start(self, number: int) -> None:
+        random = self.step(number)
+        if random.random() < 0.5:
+            kind = random.choice([Kind.DONE_AND_CRASH, Kind.CRASH])
+            self.fail(Plan(COMMIT[random.choice([0, 0, 2])], 1, kind), *self.clients.requests(random), restarts=False)
+        if self.sim.is_open:
+            self.sim.crash()
+        for _ in range(random.randint(1, 3)):
+            self.sim.clocks.wall = max(self.sim.clocks.wall, self.sim.last_ms)
+            plan = Plan("", random.randint(1, START_STATEMENTS), random.choice(list(Kind)))
+            with suppress(Crash):
+                self.sim.start(plan=plan)
+            if self.sim.is_open:
+                self.sim.crash()
+        self.start()
+
+    @precondition(lambda self: self.age >= LIFE and self.sim.snapshots)
+    @rule(number=NUMBERS)
+    def restore(self, number: int) -> None:
+        random = self.step(number)
+        self.end_troubles()
+        snapshot = random.choice(self.sim.snapshots)
+        commits = self.sim.commits_since(snapshot)
+        self.leave(random)
+        what = random.choice(["log", "checkpoints", "both", "tiles", "no tiles"])
+        anchors: tuple[str, ...] = ()
+        if what == "no tiles":
+            self.sim.spoil_tiles(random)
+            names: tuple[str, ...] = ()
+        elif what == "both":
+            names = ("log.db", "checkpoints.db", "tiles.db")[: random.choice([2, 3])]
+            anchors = (self.sim.write_anchor(),)
+        else:
+            names = (f"{what}.db",)
+        most = {"log": 0, "checkpoints": 1, "both": 0}.get(what, commits)
+        refusal = self.sim.restored(snapshot, names, anchors)
+        assert bool(refusal) == (commits > most), f"{what} of {commits} commits ago: {refusal or 'opened'}"
+        if refusal:
+            self.start()
+        self.age = 0
+
+    # Steps.
+
+    def step(self, number: int) -> Random:
+        """Begin a step."""
+        self.age += 1
+        self.tally.steps += 1
+        self.sim.clocks.pass_by(7)
+        if self.trouble_ends and self.tally.steps >= self.trouble_ends:
+            self.end_troubles()
+        return Random(number)
+
+    def trouble(self, random: Random) -> None:
+        """Let troubles end in some steps."""
+        self.trouble_ends = self.tally.steps + random.randint(2, 8)
+
+    def end_troubles(self) -> None:
+        self.trouble_ends = 0
+        self.sim.free = 1 << 40
+        self.sim.set_clock_right()
+        self.sim.run(self.sim.release_follower())
+
+    def send(self, *requests: Request, cancels: bool = False) -> None:
+        """Send requests to a process that outlives them."""
+        self.sim.run(self.clients.send(requests, cancels=cancels))
+        assert self.sim.is_alive, f"the log stopped for no reason: {self.sim.fatal}"
+
+    def fail(self, plan: Plan, *requests: Request, restarts: bool = True) -> None:
+        """Send requests while a statement fails, and go on with what that leaves."""
+        sim = self.sim
+        sim.tap.plan = plan
+        sim.run(self.clients.send(requests))
+        sim.tap.plan = None
+        if sim.tap.fired:
+            sim.tally.faults += 1
+            assert not sim.is_alive, f"{sim.tap.fired} failed, and the log goes on"
+            if not sim.tap.gone:
+                sim.run(self.clients.is_refused_by_the_dead())
+            sim.bury()
+            if restarts:
+                self.start()
+
+    def leave(self, random: Random) -> None:
+        """End the process, one way or the other."""
+        if random.random() < 0.5:
+            self.sim.crash()
+        else:
+            self.sim.stop()
+
+    async def stop_while_adding(self, requests: list[Request]) -> None:
+        """End the process as soon as it has taken what was sent: it is answered before the end."""
+        states = [self.clients.state(request.key) for request in requests]
+        tasks = self.clients.begin(requests)
+        await asyncio.sleep(0)
+        ending = asyncio.ensure_future(self.sim.exit())
+        await self.clients.end(requests, tasks, states)
+        await ending
+
+    def start(self, random: Random | None = None) -> None:
+        """Start a process; sometimes at a time before the newest entry first, which must be refused."""
+        sim = self.sim
+        if random is not None and random.random() < 0.2:
+            wall, sim.clocks.wall = sim.clocks.wall, sim.last_ms - random.choice([SECOND + 1, HOUR])
+            assert sim.start(), "the log was opened at a time before its newest entry"
+            sim.clocks.wall = wall
+        sim.clocks.is_frozen, sim.free = False, 1 << 40
+        sim.must_start()
+        self.age = self.trouble_ends = 0
+        if len(sim.snapshots) < 3:
+            sim.snapshot()

@@ -1,0 +1,201 @@
+"""Discarding the commit behind the signed head: entries that were stored, never acknowledged, and cannot be signed.
+
+A start signs such a commit if it can. Where the entries disagree with what came in, with their framing or with the root
+that was computed, it refuses for ever; then exactly this one segment may go, because nobody was promised anything.
+
+1  log.db is ahead of the signed head S by one segment, which cannot be signed; up to S it is whole; else refuse
+2  neither an anchor nor the signer process has seen a head beyond S: a signature that may be out is never taken back
+3  copy log.db up to S, and check the copy as `tlogd fsck --deep` would
+4  the copy takes the place of log.db, in one step; the old one is kept, with the segment
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tlog.checkpoint import Checkpoint
+from tlog.errors import FormatError, VerificationError
+from tlog.server.anchor import read_anchors
+from tlog.server.backup import check_copy, copy_entries
+from tlog.server.disk import swapped
+from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, StartRefusedError
+from tlog.server.head import log_verifier, stored_head
+from tlog.server.lock import LOCK_NAME, Lock
+from tlog.server.recount import Recount
+from tlog.server.salvage import is_whole, read_segment
+from tlog.server.signer import open_signer
+from tlog.server.storage.reading import open_reading, read_segments
+from tlog.server.storage.segments import SCHEMA, empty_wal
+from tlog.server.verify import LOG
+from tlog.tile import parse_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tlog.server.backup import Steps
+    from tlog.server.config import Config
+    from tlog.server.storage import Segment, SignedHead
+    from tlog.server.verify import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What is stored behind the signed head.
+
+    Attributes:
+        segment: The one segment; None where what is there is none that follows the head, or cannot be read.
+    """
+
+    segment: Segment | None
+
+    def why_not(self, tree: Recount) -> str:
+        """Return why it cannot be signed; empty where it can.
+
+        Args:
+            tree: The tree of the signed head.
+        """
+        segment = self.segment
+        if segment is None:
+            return "what is stored there cannot be read, or is not what came in"
+        try:
+            parse_bundle(segment.entries, segment.count)
+            grown, leaf_digest = tree.add(segment.entries)
+        except (FormatError, VerificationError) as error:
+            return f"its framing is broken: {error}"
+        if leaf_digest != segment.leaf_digest or not segment.is_whole:
+            return "its entries, or what is kept of them, are not what came in"
+        if (grown.size, grown.root()) != (segment.end, segment.root):
+            return "its root is not that of its entries"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A log whose unsigned commit was discarded.
+
+    Attributes:
+        head: Its signed head.
+        count: How many entries the segment said that it has; 0 where it could not be read.
+        reason: Why it could not be signed.
+        aside: The old log.db, with the segment.
+    """
+
+    head: SignedHead
+    count: int
+    reason: str
+    aside: Path
+
+
+def discard_unsigned(config: Config, steps: Steps) -> Discarded:
+    """Remove the segment behind the signed head, where it cannot be signed.
+
+    Raises:
+        StartRefusedError: There is no such segment, or it may be signed one day, or was; or a file is missing, or the
+            log is in use. Nothing was changed.
+        DamageFoundError: What is signed is damaged. Nothing was changed.
+        SigningError: The signer process does not say what it has signed. Nothing was changed.
+        CreateError: The disk refuses.
+    """
+    verifier, target = log_verifier(config), config.path(LOG)
+    with Lock(config.path(LOCK_NAME)):
+        head = stored_head(config, config.path(config.checkpoints))
+        with closing(_open(target)) as connection:
+            tail = find_tail(connection, head)
+            if tail is None:
+                raise StartRefusedError(
+                    f"{target} holds nothing behind the signed head {head.size}: nothing to discard"
+                )
+            reason = tail.why_not(_signed_tree(connection, head, steps("hashing")))
+            if not reason:
+                raise StartRefusedError(
+                    f"the commit behind the signed head {head.size} is whole: the next start signs it. "
+                    "Nothing was changed; start the log with: tlogd serve"
+                )
+            check_unseen(config, head)
+            try:
+                with swapped(target) as swap:
+                    copy_entries(connection, swap.draft, SCHEMA, head.size, steps("copying"))
+                    check_copy(swap.draft, SCHEMA, head, verifier, steps("checking"))
+                    empty_wal(target)
+            except OSError as error:
+                raise CreateError(f"{target} could not be written: {error.strerror}") from error
+    count = tail.segment.count if tail.segment else 0
+    return Discarded(head, count, reason, swap.aside or target)
+
+
+def _open(target: Path) -> sqlite3.Connection:
+    try:
+        return open_reading(target, SCHEMA, alone=True)
+    except DamagedFileError as error:
+        raise DamageFoundError(f"{error}; bring the entries back with: tlogd repair --from URL|DIR") from error
+
+
+def find_tail(connection: sqlite3.Connection, head: SignedHead) -> Tail | None:
+    """Return what is behind a signed head; None where there is nothing.
+
+    A segment that is not as it was sealed may stand anywhere by accident; one that is whole stands where it was put.
+
+    Raises:
+        StartRefusedError: There is a segment behind the one that follows the head.
+    """
+    segments: list[Segment | None] = []
+    try:
+        for (first,) in connection.execute("SELECT first FROM segment WHERE first >= ? ORDER BY first", (head.size,)):
+            segments.append(read_segment(connection, first))
+            if first > head.size and (segment := segments[-1]) and is_whole(segment):
+                raise StartRefusedError(
+                    f"log.db is ahead of the signed head {head.size} by more than one commit: those before the last "
+                    "were signed, so the checkpoint store was taken back. Nothing was changed. Bring the newest "
+                    "checkpoints.db; where that is lost, move this one away, and see: tlogd recover-checkpoints"
+                )
+    except sqlite3.DatabaseError:
+        segments.append(None)
+    if not segments:
+        return None
+    follows = len(segments) == 1 and segments[0] is not None and segments[0].first == head.size
+    return Tail(segments[0] if follows else None)
+
+
+def _signed_tree(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
+    """Count the entries up to the signed head.
+
+    Raises:
+        DamageFoundError: They do not have its root.
+    """
+    tree = Recount(0, ())
+    reason = "they do not have the signed root"
+    try:
+        for segment in read_segments(connection, end=head.size):
+            tree, _ = tree.add(segment.entries)
+            progress(tree.size, head.size)
+    except (VerificationError, sqlite3.Error) as error:
+        reason = str(error)
+    if (tree.size, tree.root()) != (head.size, head.root):
+        raise DamageFoundError(
+            f"the entries up to the signed head {head.size} are damaged: {reason}. Nothing was changed; bring them "
+            "back, and discard the commit behind them, with: tlogd repair --from URL|DIR --discard-unsigned"
+        )
+    return tree
+
+
+def check_unseen(config: Config, head: SignedHead) -> None:
+    """Check that nobody outside has seen more than a signed head, or something else.
+
+    Raises:
+        StartRefusedError: An anchor or the signer process has, or cannot be read.
+        SigningError: The signer process does not say.
+    """
+    seen = [(f"the anchor {name}", checkpoint) for name, checkpoint in read_anchors(config)]
+    if config.signer:
+        with closing(open_signer(config, Checkpoint(head.origin, head.size, head.root))) as signer:
+            seen.append(("the signer process", signer.newest()))
+    for who, checkpoint in seen:
+        if checkpoint.size > head.size or (checkpoint.size == head.size and checkpoint.root != head.root):
+            raise StartRefusedError(
+                f"{who} has seen a head of size {checkpoint.size}, and the checkpoint store holds that of "
+                f"{head.size}: its signature may be out, so nothing behind {head.size} may be discarded. Nothing was "
+                "changed. Bring back the entries from a backup or a copy of the disk"
+            )
