@@ -18,7 +18,14 @@ from tlog.cbor import decode, encode
 from tlog.errors import PushbackError, TreeheadError
 from tlog.server.api import media
 from tlog.server.api.problems import PROBLEMS, problem_of_parser_error
-from tlog.server.errors import CommitError, ConfigError, CreateError, DamageFoundError, StartRefusedError
+from tlog.server.errors import (
+    CommitError,
+    ConfigError,
+    CreateError,
+    DamageFoundError,
+    SignerAwayError,
+    StartRefusedError,
+)
 
 if TYPE_CHECKING:
     from tests.api.conftest import Api
@@ -150,7 +157,7 @@ async def test_a_wait_is_told_only_where_it_is_known(api: Api, monkeypatch: pyte
 
 def test_every_exception_that_can_reach_a_client_has_its_problem() -> None:
     never = {"VerificationError", "ForkError", "PolicyError", "CouldNotCheckError", "RefusedError", "UnavailableError"}
-    ends = (StartRefusedError, CommitError, CreateError, ConfigError, DamageFoundError)
+    ends = (StartRefusedError, SignerAwayError, CommitError, CreateError, ConfigError, DamageFoundError)
     for module in (tlog.errors, tlog.server.errors, media):
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if not issubclass(kind, TreeheadError) or kind is TreeheadError or name in never or issubclass(kind, ends):

@@ -291,6 +291,46 @@ def test_each_kind_of_edit_is_found_or_changes_no_byte_that_is_served(
     assert is_found(data, deep=True) or judge(data, template, 40)
 
 
+COLUMNS = [
+    *(("log.db", "segment", name) for name in ("count", "root", "leaf_digest", "time_ms", "keys", "digest", "entries")),
+    *(("checkpoints.db", "head", name) for name in ("epoch", "size", "root", "note")),
+    *(("tiles.db", *pair) for pair in (("tile", "hashes"), ("bundle", "gzip"), ("position", "size"))),
+    *(("tiles.db", "leaf_run", name) for name in ("first", "level", "filter", "crc")),
+]
+
+
+def lose_value(path: Path, table: str, column: str) -> None:
+    """Let a row hold NULL where its column cannot, as a flipped bit in the header of a record does."""
+    change = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
+    with behind(path) as connection:
+        ((sql,),) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
+        if table == "leaf_run":
+            connection.execute("INSERT INTO leaf_run VALUES (1, 0, 0, x'', 0)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(change, (sql.replace("NOT NULL", "").replace(" STRICT", ""), table))
+    with behind(path) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = NULL")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(change, (sql, table))
+
+
+@pytest.mark.parametrize(("file", "table", "column"), COLUMNS)
+def test_a_value_of_another_type_is_found_and_refused_or_derived_anew(
+    template: Template, tmp_path: Path, file: str, table: str, column: str
+) -> None:
+    data = shutil.copytree(template.data, tmp_path / "log")
+    lose_value(data / file, table, column)
+    assert is_found(data, deep=True)
+    assert is_found(data, deep=False)
+    if table == "bundle":  # no start reads them all; what is damaged is an error of the server, and never an answer
+        wrong = {
+            name for name, answer in asyncio.run(look(data, template, 40)).items() if template.surface[name] != answer
+        }
+        assert wrong
+        return
+    assert judge(data, template, 40) == ("without effect" if file == "tiles.db" else "refused by the start")
+
+
 # What takes more than the files, and what it takes no more than them for.
 
 

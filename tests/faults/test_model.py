@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.clients import Clients
 from tests.support.grow import edit
+from tests.support.history import Request
 from tests.support.life import Life
 from tests.support.lives import live, prepared
+from tests.support.nth_call import Kind
 from tests.support.simulation import Simulation
 from tests.support.tally import Tally
+from tests.support.tapped import Plan
 from tests.support.wire import head_of
 from tlog.server import commit as module
 from tlog.server import startup
@@ -32,13 +36,16 @@ from tlog.server.storage.checkpoints import SqliteCheckpointStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.support.template import Template
     from tlog.edge import Growth
     from tlog.server.storage import Segment, SignedHead
     from tlog.server.storage.segments import SqliteStorage
 
-pytestmark = pytest.mark.invariant("I2", "I4", "I5", "I6", "I7", "I8", "I14", "I15", "I16", "I17", "I18", "I20")
+pytestmark = pytest.mark.invariant(
+    "I2", "I4", "I5", "I6", "I7", "I8", "I9", "I10", "I11", "I15", "I16", "I17", "I18", "I20"
+)
 
 STEPS = int(os.environ.get("TREEHEAD_MODEL_STEPS", "1000000"))
 """Steps of the long run."""
@@ -99,6 +106,29 @@ def test_clients_see_one_history_in_a_million_steps(capsys: pytest.CaptureFixtur
                 print(f"{failure}{speed:,.0f} steps/s, {ahead} seeds: {total}", file=sys.stderr, flush=True)  # noqa: T201
     assert not failures, "\n".join(failures)
     assert total.steps >= STEPS
+
+
+# What long runs have found.
+
+
+@pytest.mark.parametrize("begins", ["tiles.db SELECT hashes FROM tile", "tiles.db SELECT id, level FROM leaf_run"])
+def test_a_duplicate_whose_tile_cannot_be_read_is_refused_and_does_not_stop_the_log(
+    life: type[Life], tmp_path: Path, begins: str
+) -> None:
+    sim = Simulation(tmp_path, next(template for template in life.templates if len(template.entries) == 520))
+    clients = Clients(sim)
+    try:
+        sim.must_start()
+        duplicate = Request(tuple(sim.history.entries[3:4]))
+        sim.tap.plan = Plan(begins, 1, Kind.FAILS)
+        sim.run(clients.send([duplicate]))
+        assert sim.tap.fired
+        assert sim.is_alive
+        assert sim.tally.refusals == 1
+        sim.run(clients.send([duplicate, Request((b"new",))]))
+        assert (sim.tally.answers, sim.size) == (2, 521)
+    finally:
+        sim.close()
 
 
 # The history is no rubber stamp: logs that are wrong.

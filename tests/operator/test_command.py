@@ -29,7 +29,22 @@ if TYPE_CHECKING:
 
     from tests.support.operating import Tlogd
 
-COMMANDS = ["keygen", "init", "serve", "status", "fsck", "backup", "restore", "freeze", "signer init", "signer serve", "repair", "recover-checkpoints", "config check", "config show"]
+COMMANDS = [
+    "keygen",
+    "init",
+    "serve",
+    "status",
+    "fsck",
+    "backup",
+    "restore",
+    "freeze",
+    "signer init",
+    "signer serve",
+    "repair",
+    "recover-checkpoints",
+    "config check",
+    "config show",
+]
 
 
 def test_every_command_is_known_to_these_tests() -> None:

@@ -20,7 +20,7 @@ from tests.support.witness import Seen
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.invariant("I2", "I4", "I8", "I13")
+pytestmark = pytest.mark.invariant("I2", "I4", "I8", "I11", "I13")
 
 
 def move_key(data: Path, home: Path) -> None:

@@ -174,10 +174,10 @@ def test_any_flipped_bit_of_the_stored_entries_is_never_signed() -> None:
             leaf_digest=sha256(b"".join(leaves([b"x", b"y", b"z"]))).digest(),
         ),
     ],
-    ids=(
-        "gone first longer shorter root leaves digest time time-sealed keys-sealed cut-off "
-        "one-more empty swapped others"
-    ).split(),
+    ids=[
+        *("gone", "first", "longer", "shorter", "root", "leaves", "digest", "time", "another time", "other keys"),
+        *("cut off", "one more", "empty", "swapped", "others"),
+    ],
 )
 def test_a_segment_that_is_read_back_otherwise_is_never_signed(change: Callable[[Segment], Segment | None]) -> None:
     log = Log(ReadsBackLies(change))

@@ -135,8 +135,8 @@ class History:
 
     def answered(self, request: Request, placed: list[Placed], before: int) -> None:
         """Note an answer to a request that was sent when a head of size `before` had been seen."""
-        for one in placed:
-            self.head(one.head.note)
+        for note in {one.head.note for one in placed}:
+            self.head(note)
         self._answers.append((request, placed, before))
 
     def doubt(self, request: Request, now_ms: int) -> None:

@@ -112,7 +112,7 @@ class Life(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     def add_batch(self, number: int) -> None:
         random = self.step(number)
-        count = random.choice([3, 20, 90]) if self.sim.size < LARGEST else 1
+        count = random.choice([2, 8, 40]) if self.sim.size < LARGEST else 1
         self.send(Request(self.clients.entries(random, count), self.clients.new_key() if random.random() < 0.3 else ""))
 
     @rule(number=NUMBERS)
@@ -145,6 +145,12 @@ class Life(RuleBasedStateMachine):
     def read_entry(self, number: int) -> None:
         self.step(number)
         self.sim.run(self.clients.read_entry(number % self.sim.size))
+
+    @rule(number=NUMBERS)
+    def read_while_adding(self, number: int) -> None:
+        random = self.step(number)
+        size = random.choice([self.sim.size, random.choice(self.sim.history.sizes)])
+        self.sim.run(self.clients.read_while_adding(self.clients.requests(random), random.randrange(size), size))
 
     @rule(number=NUMBERS)
     def read_tile(self, number: int) -> None:
@@ -221,8 +227,9 @@ class Life(RuleBasedStateMachine):
         random = self.step(number)
         self.sim.hold_follower()
         self.trouble(random)
-        for _ in range(6 if self.sim.size < LARGEST and random.random() < 0.2 else 1):
-            self.send(Request(self.clients.entries(random, 90)))
+        is_long = self.sim.size < LARGEST and random.random() < 0.15
+        for _ in range(5 if is_long else 1):  # up to the limit, and beyond it
+            self.send(Request(self.clients.entries(random, 120 if is_long else 5)))
 
     @rule(number=NUMBERS)
     def snapshot(self, number: int) -> None:
@@ -315,6 +322,7 @@ class Life(RuleBasedStateMachine):
         most = {"log": 0, "checkpoints": 1, "both": 0}.get(what, commits)
         refusal = self.sim.restored(snapshot, names, anchors)
         assert bool(refusal) == (commits > most), f"{what} of {commits} commits ago: {refusal or 'opened'}"
+        self.sim.tally.resumed += what == "checkpoints" and commits == 1
         if refusal:
             self.start()
         self.age = 0

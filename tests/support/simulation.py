@@ -256,6 +256,7 @@ class Simulation:
     async def _look_back(self) -> None:
         known = len(self.history.entries)
         await self.observe()
+        self.tally.resumed += self.size > known
         for index in {0, known // 512, max(known - 1, 0) // 256}:
             first, end = 256 * index, min(known, 256 * index + 256)
             assert await self._bundle(index, end - first) == self.history.entries[first:end], "an entry has changed"

@@ -16,6 +16,7 @@ class Tally:
     faults: int = 0
     restores: int = 0
     refused_starts: int = 0
+    resumed: int = 0
     answers: int = 0
     refusals: int = 0
     entries: int = 0

@@ -177,7 +177,7 @@ async def _check(anchor: str, seen: Checkpoint, head: SignedHead, tree: Tree) ->
         raise StartRefusedError(
             f"the log was taken back: the anchor {anchor} has seen it at size {seen.size}, and here it is signed up to "
             f"{head.size}; to sign on would fork it. Bring back the newest log.db and checkpoints.db; where log.db has "
-            f"all {seen.size} entries, the anchor is the lost head: tlogd recover-checkpoints --from"
+            f"all {seen.size} entries, the anchor is the lost head: tlogd recover-checkpoints --from FILE"
         )
     root = head.root if seen.size == head.size else await _root(anchor, seen.size, tree)
     if seen.root != root:

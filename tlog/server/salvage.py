@@ -56,13 +56,17 @@ class Piece:
 def read_pieces(connection: sqlite3.Connection | None, size: int) -> Iterator[Piece]:
     """Yield the pieces of a log.db from entry 0 to a size; None is a log.db that is lost, one large gap.
 
-    A segment ends where the next one begins, whatever it says; a gap is cut where bundles end.
+    A segment as it was sealed has all that it says; another one ends where the next begins. A gap is cut where bundles
+    end.
     """
     at = 0
     if connection is not None:
         for (first, segment), (following, _) in pairwise(chain(_rows(connection, size), [(size, None)])):
+            if first < at:
+                continue
             yield from _gap(at, first)
-            piece = _piece(segment, following) if segment else Piece(first, first)
+            until = size if segment and segment.is_whole else following
+            piece = _piece(segment, until) if segment else Piece(first, first)
             if piece.end > first:
                 yield piece
             at = piece.end

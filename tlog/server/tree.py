@@ -6,6 +6,7 @@ Whoever makes a proof of what is read here verifies the proof, too.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ from tlog.server.follower import gunzip, gzip
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile, cut_bundle, format_tile, parse_bundle, parse_tile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tlog.merkle import Node
     from tlog.server.overlay import Overlay
@@ -80,7 +81,7 @@ class Tree:
         rows = {tile: self._tiles[tile] for tile in tiles if tile in self._tiles}
         missing = [tile for tile in tiles if tile not in rows]
         if missing:
-            read = await self._thread.run(lambda _: stored_hashes(self._store, missing))
+            read = await self._read(lambda: stored_hashes(self._store, missing))
             parents = await self.hashes([(TILE_HEIGHT * (tile.level + 1), tile.index) for tile in missing])
             for tile, hashes, parent in zip(missing, read, parents, strict=True):
                 rows[tile] = _expand(tile, hashes, parent)
@@ -138,12 +139,19 @@ class Tree:
         data = self._bundles.get(index)
         if data is None:
             tile = Tile(0, index)
-            data = await self._thread.run(lambda _: self._store.bundle(index))
+            data = await self._read(lambda: self._store.bundle(index))
             if data is None:
                 raise DamageError(f"tiles.db lacks a bundle; {_REBUILD}")
             check_bundle(index, data, (await self._rows([tile]))[tile][0])
         _keep(self._bundles, index, data, MAX_BUNDLES)
         return data
+
+    async def _read(self, work: Callable[[], V]) -> V:
+        """Read from the tile store on its thread; a failure is of this answer, and nothing that stops the log."""
+        try:
+            return await self._thread.run(lambda _: work())
+        except sqlite3.Error as error:
+            raise DamageError(f"tiles.db cannot be read: {error}") from error
 
 
 _REBUILD = "it is rebuilt when it is removed and the server started"

@@ -146,7 +146,7 @@ BUSY = Problem(
     "busy",
     503,
     "The log is busy",
-    "Too much is waiting, or too many are connected; Retry-After says when to come back.",
+    "Too much is waiting, too many are connected, or the clock is wrong; Retry-After says when to come back.",
     (PushbackError,),
 )
 STOPPING = Problem("stopping", 503, "The log is stopping", "The log is closing, or is not ready.", (StoppedError,))

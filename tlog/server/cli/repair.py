@@ -49,11 +49,14 @@ def repair(source: str | None, file: Path, *, discard: bool, as_json: bool) -> N
     config = one_log(file)
     if source is None and not discard:
         raise click.UsageError("say what to do: --from SOURCE, --discard-unsigned, or both")
+    if source is None:
+        with steps(as_json=as_json) as begin:
+            discarded = discard_unsigned(config, begin)
+        _show_discarded(discarded, file, as_json=as_json)
+        return
     with steps(as_json=as_json) as begin:
-        if source is None:
-            _show_discarded(discard_unsigned(config, begin), file, as_json=as_json)
-        else:
-            _show_repaired(repair_from(config, source, begin, discard=discard), file, as_json=as_json)
+        repaired = repair_from(config, source, begin, discard=discard)
+    _show_repaired(repaired, file, as_json=as_json)
 
 
 def _show_discarded(done: Discarded, file: Path, *, as_json: bool) -> None:

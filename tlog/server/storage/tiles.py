@@ -89,7 +89,9 @@ class TileStore:
 
     def _find(self, statement: str, key: int) -> bytes | None:
         row = self._connection.execute(statement, (key,)).fetchone()
-        return None if row is None else bytes(typed(row, bytes)[0])
+        if row is not None and not isinstance(row[0], bytes):
+            raise DamageError("a row of tiles.db is damaged; it is rebuilt when it is removed and the server started")
+        return None if row is None else row[0]
 
 
 def _tile_id(tile: Tile) -> int:

@@ -95,9 +95,8 @@ def _size_without_wal(path: Path) -> int:
 
 def _check_pages(path: Path) -> None:
     """Take step 1."""
-    page_size, frames = 1, list[tuple[int, int]]()
-    for page_size, page, pages, _ in _frames(_wal(path)):
-        frames.append((page, pages))
+    read = list(_frames(_wal(path)))
+    page_size, frames = read[0][0] if read else 1, [(page, pages) for _, page, pages, _ in read]
     end = next((pages for _, pages in reversed(frames) if pages), None)
     if end is None:
         return
