@@ -115,18 +115,18 @@ def test_clients_see_one_history_in_a_million_steps(capsys: pytest.CaptureFixtur
 def test_a_duplicate_whose_tile_cannot_be_read_is_refused_and_does_not_stop_the_log(
     life: type[Life], tmp_path: Path, begins: str
 ) -> None:
-    sim = Simulation(tmp_path, next(template for template in life.templates if len(template.entries) == 520))
+    sim = Simulation(tmp_path, next(template for template in life.templates if len(template.entries) == 2030))
     clients = Clients(sim)
     try:
         sim.must_start()
-        duplicate = Request(tuple(sim.history.entries[3:4]))
+        duplicate = Request(tuple(sim.history.entries[515:516]))
         sim.tap.plan = Plan(begins, 1, Kind.FAILS)
         sim.run(clients.send([duplicate]))
         assert sim.tap.fired
         assert sim.is_alive
         assert sim.tally.refusals == 1
         sim.run(clients.send([duplicate, Request((b"new",))]))
-        assert (sim.tally.answers, sim.size) == (2, 521)
+        assert (sim.tally.answers, sim.size) == (2, 2031)
     finally:
         sim.close()
 

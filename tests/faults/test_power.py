@@ -19,8 +19,8 @@ import uvloop
 from tests.faults.test_crash import Load, read_all
 from tests.support import careless_tlogd
 from tests.support.grow import stored
+from tests.support.power import Volume
 from tests.support.server import TLOGD, Server, init_log, run_tlogd
-from tests.support.volume import Volume
 from tests.support.witness import Seen
 
 if TYPE_CHECKING:

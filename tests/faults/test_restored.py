@@ -433,9 +433,11 @@ class Rivals:
         for _ in range(10):
             processes = self.start()
             alive = [at for at in (0, 1) if processes[at].poll() is None]
-            if alive:
-                assert len(alive) == 1, "both serve the log"
+            if len(alive) == 1:
                 return processes, alive[0]
+            for at in alive:
+                processes[at].kill()
+            assert not alive, "both serve the log"
             for process, data in zip(processes, self.data, strict=True):
                 assert process.wait() == REFUSED
                 assert "store.db is in use by another process" in self.said(data)

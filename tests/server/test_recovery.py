@@ -40,7 +40,8 @@ def test_what_a_wal_holds_is_in_the_database_before_it_is_trusted(tmp_path: Path
         copied = connection.execute("CREATE TEMP TABLE kept AS SELECT * FROM segment").fetchall()
         assert copied == []
         connection.execute(
-            "INSERT INTO segment SELECT 3, count, root, leaf_digest, time_ms, keys, digest, entries FROM kept WHERE first = 1"
+            "INSERT INTO segment SELECT 3, count, root, leaf_digest, time_ms, keys, digest, entries FROM kept "
+            "WHERE first = 1"
         )
         assert leave_wal(tmp_path / "log" / "log.db", tmp_path / "log.db") > 0
     with closing(sqlite3.connect(f"file:{tmp_path}/log.db?immutable=1", uri=True)) as without_wal:

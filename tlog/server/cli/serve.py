@@ -75,9 +75,7 @@ def _with_anchors(config: ServerConfig, anchors: tuple[str, ...], write_anchor: 
     if not anchors and write_anchor is None:
         return config
     if set(config.logs) != {""}:
-        raise click.UsageError(
-            "--anchor and --write-anchor are of one log; of several, each names its own in its file"
-        )
+        raise click.UsageError("--anchor and --write-anchor are of one log; of several, each names its own in its file")
     named = [one if one.startswith(("http://", "https://")) else str(Path(one).absolute()) for one in anchors]
     (one,) = config.logs.values()
     file = one.anchor_file if write_anchor is None else str(Path(write_anchor).absolute())

@@ -115,9 +115,7 @@ def _note_mark(config: Config, findings: Findings) -> None:
         findings.notes.append(f"a scrub found damage, which the next start reads again: {spots[0]} ({MARK_NAME})")
 
 
-def check_entries(
-    path: Path, schema: str, head: SignedHead | None, verifier: Verifier, progress: Progress
-) -> Findings:
+def check_entries(path: Path, schema: str, head: SignedHead | None, verifier: Verifier, progress: Progress) -> Findings:
     """Check log.db, or a copy of it, that nobody uses: every entry against a signed head.
 
     Args:
