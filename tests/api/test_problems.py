@@ -25,6 +25,7 @@ from tlog.server.errors import (
     DamageFoundError,
     SignerAwayError,
     SigningError,
+    SourceError,
     StartRefusedError,
 )
 
@@ -158,7 +159,16 @@ async def test_a_wait_is_told_only_where_it_is_known(api: Api, monkeypatch: pyte
 
 def test_every_exception_that_can_reach_a_client_has_its_problem() -> None:
     never = {"VerificationError", "ForkError", "PolicyError", "CouldNotCheckError", "RefusedError", "UnavailableError"}
-    ends = (StartRefusedError, SignerAwayError, SigningError, CommitError, CreateError, ConfigError, DamageFoundError)
+    ends = (
+        StartRefusedError,
+        SignerAwayError,
+        SigningError,
+        SourceError,
+        CommitError,
+        CreateError,
+        ConfigError,
+        DamageFoundError,
+    )
     for module in (tlog.errors, tlog.server.errors, media):
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if not issubclass(kind, TreeheadError) or kind is TreeheadError or name in never or issubclass(kind, ends):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.invariant("I2", "I4", "I5", "I6", "I8")
 
-RESTART_S = 5.0
+RESTART_S = 20.0  # on a machine that does much else; a second where it does not
 FAULTY = (sys.executable, faulty_tlogd.__file__)
 
 
