@@ -238,7 +238,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     if not folder.is_dir():
         yield Bench(tmp_path, count())
         return
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix="treehead-", dir=folder) as name:
         yield Bench(Path(name), count())
 
 

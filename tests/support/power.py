@@ -47,7 +47,7 @@ class Volume:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_mounted:
-            self.unmount()
+            self.unmount("-l")  # whatever a test that failed has left open
 
     def mount(self) -> None:
         """Mount it; the file system is mended as after a power failure."""
@@ -57,9 +57,9 @@ class Volume:
             go_without(f"root may not mount here: {done.stderr.strip()}")
         self._is_mounted = True
 
-    def unmount(self) -> None:
+    def unmount(self, *options: str) -> None:
         """Unmount it, and let go of the image."""
-        subprocess.run([need_tool("umount"), self.root], check=True, timeout=60)
+        subprocess.run([need_tool("umount"), *options, self.root], check=True, timeout=60)
         self._is_mounted = False
 
     def cut(self) -> None:

@@ -143,7 +143,10 @@ def _cut_off(connection: socket.socket) -> Iterator[None]:
         TimeoutError: It was cut off.
     """
 
+    is_cut = Event()
+
     def cut() -> None:
+        is_cut.set()
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -152,7 +155,7 @@ def _cut_off(connection: socket.socket) -> Iterator[None]:
     late.start()
     try:
         yield
-        if not late.is_alive():
+        if is_cut.is_set():
             raise TimeoutError(f"not all of it came within {ANSWER_S:g} s")
     finally:
         late.cancel()
