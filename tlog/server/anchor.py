@@ -23,7 +23,7 @@ import socket
 import ssl
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from threading import Thread, Timer
+from threading import Event, Timer
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -142,7 +142,6 @@ def _cut_off(connection: socket.socket) -> Iterator[None]:
     Raises:
         TimeoutError: It was cut off.
     """
-
     is_cut = Event()
 
     def cut() -> None:
