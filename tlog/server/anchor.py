@@ -23,7 +23,7 @@ import socket
 import ssl
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from threading import Event, Timer
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
