@@ -6,32 +6,25 @@ Troubles (a wrong clock, a full disk, a follower that is held up) last for some 
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import sys
-import tempfile
 from contextlib import suppress
-from pathlib import Path
+from functools import wraps
 from random import Random
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
 from tests.support.clients import Clients, Key
 from tests.support.clocks import HOUR, MINUTE, SECOND, YEAR
 from tests.support.history import Request
 from tests.support.nth_call import Crash, Kind
-from tests.support.simulation import Simulation
 from tests.support.static import addresses
+from tests.support.steps import Steps
 from tests.support.tapped import COMMIT, FOLLOW, START_STATEMENTS, Plan
 from tlog.tile import Bundle, Tile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from tests.support.tally import Tally
-    from tests.support.template import Template
 
 NUMBERS = st.integers(0, (1 << 32) - 1)
 
@@ -45,32 +38,25 @@ LARGEST = 2600
 """Entries from which no batches are added any more, so that no life grows slow."""
 
 
-def scratch() -> Path:
-    """Return a new folder, in memory where that can be."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="life-", dir=memory if memory.is_dir() else None))
+def _late(work: Callable[[Life, int], None]) -> Callable[[Life, int], None]:
+    """Let a process live for a while before it ends; until then, read instead.
 
-
-class Life(RuleBasedStateMachine):
-    """A log, its machine and its clients.
-
-    Attributes:
-        templates: The logs that lives begin with.
-        tally: What was done in all of them.
+    That is no precondition: which rules can be drawn must not depend on how fast the log was.
     """
 
-    templates: ClassVar[list[Template]]
-    tally: ClassVar[Tally]
+    @wraps(work)
+    def rule(self: Life, number: int) -> None:
+        if self.age >= LIFE:
+            work(self, number)
+        else:
+            self.step(number)
+            self.sim.run(self.clients.read_entry(number % self.sim.size))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.age = 0
-        self.trouble_ends = 0
-        self.folder = scratch()
-        self.sim: Simulation
-        self.clients: Clients
+    return rule
 
-    # The beginning and the end.
+
+class Life(Steps):
+    """A log, its machine and its clients."""
 
     @initialize(number=NUMBERS)
     def begin(self, number: int) -> None:
@@ -79,23 +65,6 @@ class Life(RuleBasedStateMachine):
         self.sim = self.simulate(template, dedup=random.random() < 0.75)
         self.clients = Clients(self.sim)
         self.start()
-
-    def simulate(self, template: Template, *, dedup: bool) -> Simulation:
-        return Simulation(self.folder, template, dedup=dedup)
-
-    def teardown(self) -> None:
-        if not hasattr(self, "sim"):
-            shutil.rmtree(self.folder)
-            return
-        try:
-            if sys.exception() is None:
-                self.end_troubles()
-                self.sim.stop()
-                self.start()
-                self.sim.stop()
-        finally:
-            self.tally.add(self.sim.tally)
-            self.sim.close()
 
     # What clients do.
 
@@ -121,10 +90,11 @@ class Life(RuleBasedStateMachine):
         old = random.choice(self.sim.history.entries)
         self.send(Request((old,)), Request((old, *self.clients.entries(random, 1))))
 
-    @precondition(lambda self: self.sim.history.keys)
     @rule(number=NUMBERS)
     def repeat_key(self, number: int) -> None:
         random = self.step(number)
+        if not self.sim.history.keys:
+            return
         key = random.choice(list(self.sim.history.keys)[-40:])
         entries, state = self.sim.history.keys[key].entries, self.clients.state(key)
         if state is Key.USELESS:
@@ -132,10 +102,11 @@ class Life(RuleBasedStateMachine):
         is_other = state is Key.NEW or (state is Key.HELD and random.random() < 0.3)
         self.send(Request(self.clients.entries(random, 2) if is_other else entries, key))
 
-    @precondition(lambda self: self.sim.history.unanswered)
     @rule(number=NUMBERS)
     def retry(self, number: int) -> None:
         random = self.step(number)
+        if not self.sim.history.unanswered:
+            return
         request = random.choice(self.sim.history.unanswered)
         if not request.key or self.clients.state(request.key) in (Key.HELD, Key.UNSURE):
             known = self.sim.history.keys.get(request.key)
@@ -238,15 +209,15 @@ class Life(RuleBasedStateMachine):
 
     # How a process ends, and how the next one begins.
 
-    @precondition(lambda self: self.age >= LIFE)
     @rule(number=NUMBERS)
+    @_late
     def crash(self, number: int) -> None:
         random = self.step(number)
         self.sim.crash()
         self.start(random)
 
-    @precondition(lambda self: self.age >= LIFE)
     @rule(number=NUMBERS)
+    @_late
     def stop(self, number: int) -> None:
         random = self.step(number)
         self.end_troubles()
@@ -254,15 +225,15 @@ class Life(RuleBasedStateMachine):
         self.sim.run(self.stop_while_adding(list(dict.fromkeys(requests))))
         self.start(random)
 
-    @precondition(lambda self: self.age >= LIFE)
     @rule(number=NUMBERS)
+    @_late
     def fail_in_a_commit(self, number: int) -> None:
         random = self.step(number)
         plan = Plan(random.choice(COMMIT[:3] if random.random() < 0.8 else COMMIT), 1, random.choice(list(Kind)))
         self.fail(plan, *self.clients.requests(random))
 
-    @precondition(lambda self: self.age >= LIFE)
     @rule(number=NUMBERS)
+    @_late
     def fail_in_the_follower(self, number: int) -> None:
         random = self.step(number)
         self.end_troubles()
@@ -283,8 +254,8 @@ class Life(RuleBasedStateMachine):
         self.sim.tap.plan, self.sim.tap.fired = None, ""
         self.sim.run(self.clients.read_entry(number % self.sim.size))
 
-    @precondition(lambda self: self.age >= LIFE)
     @rule(number=NUMBERS)
+    @_late
     def fail_in_a_start(self, number: int) -> None:
         random = self.step(number)
         if random.random() < 0.5:
@@ -301,8 +272,8 @@ class Life(RuleBasedStateMachine):
                 self.sim.crash()
         self.start()
 
-    @precondition(lambda self: self.age >= LIFE and self.sim.snapshots)
     @rule(number=NUMBERS)
+    @_late
     def restore(self, number: int) -> None:
         random = self.step(number)
         self.end_troubles()
@@ -326,73 +297,3 @@ class Life(RuleBasedStateMachine):
         if refusal:
             self.start()
         self.age = 0
-
-    # Steps.
-
-    def step(self, number: int) -> Random:
-        """Begin a step."""
-        self.age += 1
-        self.tally.steps += 1
-        self.sim.clocks.pass_by(7)
-        if self.trouble_ends and self.tally.steps >= self.trouble_ends:
-            self.end_troubles()
-        return Random(number)
-
-    def trouble(self, random: Random) -> None:
-        """Let troubles end in some steps."""
-        self.trouble_ends = self.tally.steps + random.randint(2, 8)
-
-    def end_troubles(self) -> None:
-        self.trouble_ends = 0
-        self.sim.free = 1 << 40
-        self.sim.set_clock_right()
-        self.sim.run(self.sim.release_follower())
-
-    def send(self, *requests: Request, cancels: bool = False) -> None:
-        """Send requests to a process that outlives them."""
-        self.sim.run(self.clients.send(requests, cancels=cancels))
-        assert self.sim.is_alive, f"the log stopped for no reason: {self.sim.fatal}"
-
-    def fail(self, plan: Plan, *requests: Request, restarts: bool = True) -> None:
-        """Send requests while a statement fails, and go on with what that leaves."""
-        sim = self.sim
-        sim.tap.plan = plan
-        sim.run(self.clients.send(requests))
-        sim.tap.plan = None
-        if sim.tap.fired:
-            sim.tally.faults += 1
-            assert not sim.is_alive, f"{sim.tap.fired} failed, and the log goes on"
-            if not sim.tap.gone:
-                sim.run(self.clients.is_refused_by_the_dead())
-            sim.bury()
-            if restarts:
-                self.start()
-
-    def leave(self, random: Random) -> None:
-        """End the process, one way or the other."""
-        if random.random() < 0.5:
-            self.sim.crash()
-        else:
-            self.sim.stop()
-
-    async def stop_while_adding(self, requests: list[Request]) -> None:
-        """End the process as soon as it has taken what was sent: it is answered before the end."""
-        states = [self.clients.state(request.key) for request in requests]
-        tasks = self.clients.begin(requests)
-        await asyncio.sleep(0)
-        ending = asyncio.ensure_future(self.sim.exit())
-        await self.clients.end(requests, tasks, states)
-        await ending
-
-    def start(self, random: Random | None = None) -> None:
-        """Start a process; sometimes at a time before the newest entry first, which must be refused."""
-        sim = self.sim
-        if random is not None and random.random() < 0.2:
-            wall, sim.clocks.wall = sim.clocks.wall, sim.last_ms - random.choice([SECOND + 1, HOUR])
-            assert sim.start(), "the log was opened at a time before its newest entry"
-            sim.clocks.wall = wall
-        sim.clocks.is_frozen, sim.free = False, 1 << 40
-        sim.must_start()
-        self.age = self.trouble_ends = 0
-        if len(sim.snapshots) < 3:
-            sim.snapshot()

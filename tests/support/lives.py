@@ -12,7 +12,8 @@ import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.support.life import SIZES, scratch
+from tests.support.life import SIZES
+from tests.support.steps import scratch
 from tests.support.tally import Tally
 from tests.support.template import make_template
 

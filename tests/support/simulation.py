@@ -387,6 +387,7 @@ class Simulation:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Report what nobody has looked at, unless it is of a process that is gone."""
-    if not isinstance(context.get("exception"), Crash):
+    """Report what nobody has looked at, unless it is of a process that is gone, or has no connection left."""
+    error = context.get("exception")
+    if not (isinstance(error, Crash) or (isinstance(error, ValueError) and str(error) == "no active connection")):
         loop.default_exception_handler(context)
