@@ -27,6 +27,7 @@ from tlog.fetch import CBOR, parse_batch_answer
 from tlog.server import derived, leaves
 from tlog.server.api.serve import make_runner
 from tlog.server.config import read_config
+from tlog.server.errors import CommitError, StoppedError
 from tlog.server.idempotency import request_key
 from tlog.server.log import open_log
 from tlog.server.sequencer import Sequencer
@@ -251,7 +252,8 @@ def test_the_sequencer_can_be_cancelled_at_every_await_and_a_restart_goes_on(
             await works[0]
 
         monkeypatch.setattr(Sequencer, "run", run)
-        seen = asyncio.run(_add_until_cancelled(data))
+        seen, fatal = asyncio.run(_add_until_cancelled(data))
+        assert [type(error) for error in fatal] == [CommitError] * works[0].was_reached, "it went on as if nothing were"
         monkeypatch.setattr(Sequencer, "run", honest)
         asyncio.run(_go_on(data, seen))
         if not works[0].was_reached:
@@ -263,22 +265,22 @@ def test_the_sequencer_can_be_cancelled_at_every_await_and_a_restart_goes_on(
     print(f"sequencer: cancelled {reached} times {moment.value}")  # noqa: T201
 
 
-async def _add_until_cancelled(data: Path) -> Log:
-    """Add, two at a time, until the sequencer is gone or has done enough."""
+async def _add_until_cancelled(data: Path) -> tuple[Log, list[BaseException]]:
+    """Add, two at a time, until the sequencer is gone or has done enough; return what the log took for fatal, too."""
     config = read_config(data / "treehead.toml")
-    async with open_log(config, raise_fatal) as served:
+    fatal: list[BaseException] = []
+    async with open_log(config, fatal.append) as served:
         log = Log(served, Seen(config.vkey))
         (sequencer,) = (task for task in asyncio.all_tasks() if task.get_name() == "sequencer")
         for _ in range(3):
-            adds = [asyncio.ensure_future(log.add(log.fresh(2))) for _ in range(2)]
-            both = asyncio.gather(*adds, return_exceptions=True)
-            await asyncio.wait([sequencer, both], return_when=asyncio.FIRST_COMPLETED)
+            adds = [log.add(log.fresh(2)) for _ in range(2)]
+            answers = await asyncio.wait_for(asyncio.gather(*adds, return_exceptions=True), 20)
+            failures = [type(answer) for answer in answers if isinstance(answer, BaseException)]
+            assert failures in ([], [StoppedError] * len(failures))
+            assert not failures or sequencer.done()
             if sequencer.done():
-                for add in adds:
-                    add.cancel()
-                await both
                 break
-    return log
+    return log, fatal
 
 
 async def _go_on(data: Path, before: Log) -> None:

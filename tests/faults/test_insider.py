@@ -372,15 +372,20 @@ def test_an_insider_with_the_key_fools_the_check_and_not_who_saw_the_log_before(
     assert evidence == {caught.value.first, caught.value.second}
 
 
+def change_resealed(data: Path, statement: str) -> None:
+    """Change log.db, and then its digests, which is what it takes that `fsck` finds nothing."""
+    with behind(data / "log.db") as connection:
+        connection.execute(statement)
+    assert is_found(data, deep=True)
+    reseal(data / "log.db")
+    assert not is_found(data, deep=True)
+
+
 def test_times_are_in_no_answer_and_only_their_digest_says_that_they_were_changed(
     template: Template, tmp_path: Path
 ) -> None:
     data = shutil.copytree(template.data, tmp_path / "log")
-    with behind(data / "log.db") as connection:
-        connection.execute("UPDATE segment SET time_ms = time_ms - 60000")
-    assert is_found(data, deep=True)
-    reseal(data / "log.db")
-    assert not is_found(data, deep=True)
+    change_resealed(data, "UPDATE segment SET time_ms = time_ms - 60000")
     assert judge(data, template, 20) == "without effect"
 
 
@@ -388,11 +393,7 @@ def test_who_removes_keys_and_computes_digests_anew_can_have_a_request_done_agai
     template: Template, tmp_path: Path
 ) -> None:
     data = shutil.copytree(template.data, tmp_path / "log")
-    with behind(data / "log.db") as connection:
-        connection.execute("UPDATE segment SET keys = x''")
-    assert is_found(data, deep=True)
-    reseal(data / "log.db")
-    assert not is_found(data, deep=True)
+    change_resealed(data, "UPDATE segment SET keys = x''")
     found = asyncio.run(look(data, template, 20))
     wrong = {name for name, answer in found.items() if template.surface[name] != answer}
     keys = tuple(key for key, _ in template.keyed)

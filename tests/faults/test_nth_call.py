@@ -400,23 +400,13 @@ def test_a_start_that_finishes_a_commit_can_fail_at_every_statement_and_is_tried
 
 
 @pytest.mark.parametrize("crosses", [False, True], ids=["alone", "with WAL checkpoints"])
-def test_no_statement_of_a_commit_or_of_the_start_after_it_makes_the_log_fork_or_forget(
-    template: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, *, crosses: bool
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_no_statements_of_a_commit_and_of_the_start_after_it_make_the_log_fork_or_forget(
+    template: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, stride: int, *, crosses: bool
 ) -> None:
     if crosses:
         monkeypatch.setattr(database, "WAL_PAGES", 1)
-    print(Matrix(template, bench).run(stride=97))  # noqa: T201
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("crosses", [False, True], ids=["alone", "with WAL checkpoints"])
-def test_no_two_statements_of_a_commit_and_of_the_start_after_it_make_the_log_fork_or_forget(
-    template: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, *, crosses: bool
-) -> None:
-    if crosses:
-        monkeypatch.setattr(database, "WAL_PAGES", 1)
-    print(Matrix(template, bench).run(stride=1))  # noqa: T201
+    print(Matrix(template, bench).run(stride))  # noqa: T201
 
 
 # The checker sees what is wrong: commits that are.

@@ -164,17 +164,17 @@ def pairs(recording: Recording, age: int, seed: int = 1) -> list[tuple[Moment, M
 
 
 def test_a_log_db_of_an_older_moment_is_refused_at_20_sizes(bench: Bench) -> None:
-    for now, then in [*pairs(bench.recording, 2), *pairs(bench.recording, 1)]:
-        bench.set_up(now, log=then)
-        assert f"log.db holds {then.size} entries, but {now.size} are signed" in bench.open(now)
+    for newest, then in [*pairs(bench.recording, 2), *pairs(bench.recording, 1)]:
+        bench.set_up(newest, log=then)
+        assert f"log.db holds {then.size} entries, but {newest.size} are signed" in bench.open(newest)
     assert bench.counts == {"refused": 2 * SIZES}
     bench.report("restored log.db")
 
 
 def test_a_checkpoint_store_two_or_more_commits_old_is_refused_at_20_sizes(bench: Bench) -> None:
-    for now, then in pairs(bench.recording, 2):
-        bench.set_up(now, checkpoints=then)
-        message = bench.open(now)
+    for newest, then in pairs(bench.recording, 2):
+        bench.set_up(newest, checkpoints=then)
+        message = bench.open(newest)
         assert f"log.db is ahead of the signed head {then.size} by more than one commit" in message
         assert "checkpoints.db restored?" in message
     assert bench.counts == {"refused": SIZES}
@@ -182,26 +182,26 @@ def test_a_checkpoint_store_two_or_more_commits_old_is_refused_at_20_sizes(bench
 
 
 def test_a_checkpoint_store_one_commit_old_is_brought_to_the_very_same_head_at_20_sizes(bench: Bench) -> None:
-    for now, then in pairs(bench.recording, 1):
-        bench.set_up(now, checkpoints=then)
-        assert bench.open(now) == ""
+    for newest, then in pairs(bench.recording, 1):
+        bench.set_up(newest, checkpoints=then)
+        assert bench.open(newest) == ""
     assert bench.counts == {"started": SIZES}
     bench.report("checkpoints.db of one commit before")
 
 
 def test_tiles_of_any_moment_serve_the_very_same_bytes_at_20_sizes(bench: Bench) -> None:
     dice = random.Random(3)
-    for now, _ in pairs(bench.recording, 2, seed=4):
-        bench.set_up(now, tiles=dice.choice(bench.recording.moments))
-        assert bench.open(now) == ""
+    for newest, _ in pairs(bench.recording, 2, seed=4):
+        bench.set_up(newest, tiles=dice.choice(bench.recording.moments))
+        assert bench.open(newest) == ""
     bench.report("restored tiles.db")
 
 
 def test_tiles_of_another_log_serve_the_very_same_bytes_at_20_sizes(bench: Bench, stranger: Recording) -> None:
     dice = random.Random(5)
-    for now, _ in pairs(bench.recording, 2, seed=6):
-        bench.set_up(now, tiles=dice.choice(stranger.moments))
-        assert bench.open(now) == ""
+    for newest, _ in pairs(bench.recording, 2, seed=6):
+        bench.set_up(newest, tiles=dice.choice(stranger.moments))
+        assert bench.open(newest) == ""
     bench.report("tiles.db of another log")
 
 
@@ -212,8 +212,8 @@ def test_tiles_of_another_log_serve_the_very_same_bytes_at_20_sizes(bench: Bench
 def test_without_an_anchor_data_and_checkpoint_store_restored_together_start_which_is_what_an_anchor_is_for(
     bench: Bench,
 ) -> None:
-    for now, then in pairs(bench.recording, 2):
-        bench.set_up(now, log=then, checkpoints=then)
+    for newest, then in pairs(bench.recording, 2):
+        bench.set_up(newest, log=then, checkpoints=then)
         assert bench.open(then) == ""
     bench.report("both restored, no anchor")
 
@@ -224,21 +224,21 @@ def test_data_and_checkpoint_store_restored_together_are_refused_with_an_anchor_
     bench: Bench, tmp_path: Path, *, whole: bool
 ) -> None:
     outside = tmp_path / "outside"
-    for now, then in pairs(bench.recording, 2):
+    for newest, then in pairs(bench.recording, 2):
         if whole:
             bench.set_up(then)
         else:
-            bench.set_up(now, log=then, checkpoints=then)
-        outside.write_bytes(now.note)
-        with web(giving(now.note)) as url:
+            bench.set_up(newest, log=then, checkpoints=then)
+        outside.write_bytes(newest.note)
+        with web(giving(newest.note)) as url:
             for message in (
                 bench.open(then, [str(outside)]),
                 bench.open(then, [url]),
                 bench.open(then, file=str(outside)),
             ):
                 assert "the log was taken back" in message
-                assert f"at size {now.size}, and here it is signed up to {then.size}" in message
-        assert outside.read_bytes() == now.note
+                assert f"at size {newest.size}, and here it is signed up to {then.size}" in message
+        assert outside.read_bytes() == newest.note
     assert bench.counts == {"refused": 3 * SIZES}
     bench.report("both restored, with an anchor")
 
@@ -247,15 +247,15 @@ def test_data_and_checkpoint_store_restored_together_are_refused_with_an_anchor_
 def test_the_program_refuses_a_restored_folder_beside_the_head_that_it_wrote(
     recording: Recording, tmp_path: Path
 ) -> None:
-    now, then = recording.moments[-1], recording.moments[-9]
-    data, outside = recording.copy(tmp_path / "log", now), tmp_path / "outside"
-    outside.write_bytes(now.note)
+    newest, then = recording.moments[-1], recording.moments[-9]
+    data, outside = recording.copy(tmp_path / "log", newest), tmp_path / "outside"
+    outside.write_bytes(newest.note)
     for name in DATABASES:
         put(then, name, data)
     done = run_tlogd("serve", "--config", data / "treehead.toml", "--port", "0", "--write-anchor", outside)
     assert done.returncode == REFUSED
     assert "tlogd: the log was taken back" in done.stderr
-    assert outside.read_bytes() == now.note
+    assert outside.read_bytes() == newest.note
 
 
 # Write-ahead logs that a crash left.
@@ -273,14 +273,14 @@ def mixtures(recording: Recording, name: str, most: int) -> list[tuple[Moment, M
 def test_a_database_with_the_wal_of_another_moment_is_refused_or_gives_what_was_signed(
     small: Recording, tmp_path: Path, name: str, most: int
 ) -> None:
-    bench, now = Bench(small, tmp_path), small.moments[-1]
+    bench, newest = Bench(small, tmp_path), small.moments[-1]
     reasons: Counter[str] = Counter()
-    newest = [(moment, now) for moment in small.moments[-6:]]
-    for database, wal in [*newest, *mixtures(small, name, most)]:
-        bench.set_up(now)
+    moments = [(moment, newest) for moment in small.moments[-6:]]
+    for database, wal in [*moments, *mixtures(small, name, most)]:
+        bench.set_up(newest)
         put(database, name, bench.data, wal)
         before = [(bench.data / f"{name}{ending}").read_bytes() for ending in ("", "-wal")]
-        message = bench.open(now)
+        message = bench.open(newest)
         assert not message or name != "tiles.db", message
         if "do not belong together" in message:
             assert [(bench.data / f"{name}{ending}").read_bytes() for ending in ("", "-wal")] == before
@@ -359,21 +359,21 @@ def bundles_in(path: Path) -> int:
 def test_a_journal_beside_a_database_is_refused_before_sqlite_takes_it_back_in_time(
     small: Recording, tmp_path: Path, name: str
 ) -> None:
-    bench, now = Bench(small, tmp_path), small.moments[-1]
-    bench.set_up(now)
+    bench, newest = Bench(small, tmp_path), small.moments[-1]
+    bench.set_up(newest)
     (bench.data / f"{name}-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504))
-    message = bench.open(now)
+    message = bench.open(newest)
     assert f"{bench.data / name}-journal is not of this program" in message
     assert "move it away" in message
     (bench.data / f"{name}-journal").unlink()
-    assert bench.open(now) == ""
+    assert bench.open(newest) == ""
 
 
 @pytest.mark.parametrize("name", ["log.db", "checkpoints.db"])
 def test_a_wal_whose_database_is_missing_is_refused_and_kept(small: Recording, tmp_path: Path, name: str) -> None:
-    bench, now = Bench(small, tmp_path), small.moments[-1]
-    bench.set_up(now)
-    put(now, name, bench.data)
+    bench, newest = Bench(small, tmp_path), small.moments[-1]
+    bench.set_up(newest)
+    put(newest, name, bench.data)
     (bench.data / name).rename(bench.data / "away")
     wal = (bench.data / f"{name}-wal").read_bytes()
     done = run_tlogd("serve", "--config", bench.data / "treehead.toml", "--port", "0")
@@ -384,14 +384,14 @@ def test_a_wal_whose_database_is_missing_is_refused_and_kept(small: Recording, t
 
 
 def test_drafts_copies_and_what_was_set_aside_are_nobodys_business(small: Recording, tmp_path: Path) -> None:
-    bench, now = Bench(small, tmp_path), small.moments[-1]
-    bench.set_up(now)
+    bench, newest = Bench(small, tmp_path), small.moments[-1]
+    bench.set_up(newest)
     for name in ("log.db.bak", "log.db.damaged-1", "log.db.damaged-1-wal", ".log.db.0badcafe.part", "tiles.db.new"):
         (bench.data / name).write_bytes(b"what a crash left")
     for name in ("tiles.db.new-wal", "tiles.db.new-journal", ".log.db.0badcafe.part-journal", "log.db.601-journal"):
         (bench.data / name).write_bytes(b"what a crash left")
     (bench.data / "tiles.db").unlink()
-    assert bench.open(now) == ""
+    assert bench.open(newest) == ""
 
 
 # Two writers.

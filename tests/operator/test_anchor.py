@@ -396,17 +396,61 @@ async def until(value: Callable[[], object], least: float) -> float:
     raise AssertionError("it did not come to pass")
 
 
-def test_a_head_that_somebody_else_wrote_meanwhile_is_not_overwritten(data: Path) -> None:
+@pytest.mark.parametrize("size", [700, 9000])
+def test_a_head_of_another_history_that_somebody_else_wrote_stops_the_log_and_is_kept(data: Path, size: int) -> None:
     configure(data, 'anchor_file = "outside"', "anchor_seconds = 0.02")
-    fork = sign_note(Checkpoint("localhost/x", 9000, bytes(32)).format(), [signer_of(data)])
+    fork = sign_note(Checkpoint("localhost/x", size, b"x" * 32).format(), [signer_of(data)])
     with Server(data) as server:
         wait_for_size(data / "outside", 701)
         (data / "outside").write_bytes(fork)
         uvloop.run(add(server.port, b"one more"))
         server.wait_for("anchor.failed")
+        status, body = uvloop.run(refused(server.port))
+        assert (status, b"the log has forked" in body or b"the log was taken back" in body) == (503, True)
         assert server.stop() == 0
     assert (data / "outside").read_bytes() == fork
-    assert "the log was taken back" in run_tlogd("serve", "--config", data / "treehead.toml", "--port", "0").stderr
+    assert run_tlogd("serve", "--config", data / "treehead.toml", "--port", "0").returncode == REFUSED
+
+
+async def refused(port: int) -> tuple[int, bytes]:
+    """Send an entry to a log that takes none; it still gives its head."""
+    async with connected(port) as connection:
+        for number in range(TRIES):
+            answer = await connection.request("POST", "/add", b"too late %d" % number)
+            if answer.status != 200:
+                assert (await connection.request("GET", "/checkpoint")).status == 200
+                return answer.status, answer.body
+            await asyncio.sleep(PAUSE_S)
+    raise AssertionError("the log goes on")
+
+
+@pytest.mark.parametrize("content", [b"no head", b"x" * 100_000, b"another key"])
+def test_what_is_no_head_of_the_log_is_left_as_it_is_while_the_log_goes_on(data: Path, content: bytes) -> None:
+    if content == b"another key":
+        content = sign_note(Checkpoint("localhost/x", 9000, bytes(32)).format(), [Signer("localhost/x", bytes(32))])
+    configure(data, 'anchor_file = "outside"', "anchor_seconds = 0.02")
+    with Server(data) as server:
+        wait_for_size(data / "outside", 701)
+        (data / "outside").write_bytes(content)
+        uvloop.run(add(server.port, b"one more"))
+        server.wait_for("anchor.failed")
+        assert "somebody else" in str(server.events("anchor.failed"))
+        uvloop.run(add(server.port, b"goes on"))
+        assert server.stop() == 0
+    assert (data / "outside").read_bytes() == content
+
+
+def test_an_older_head_of_the_log_that_somebody_else_wrote_is_replaced(data: Path) -> None:
+    configure(data, 'anchor_file = "outside"', "anchor_seconds = 0.02")
+    before = note_of(read_config(data / "treehead.toml"))
+    with Server(data) as server:
+        uvloop.run(add(server.port, b"one more"))
+        wait_for_size(data / "outside", 702)
+        (data / "outside").write_bytes(before)
+        uvloop.run(add(server.port, b"two more"))
+        wait_for_size(data / "outside", 703)
+        assert not server.events("anchor.failed")
+        assert server.stop() == 0
 
 
 # The command line.

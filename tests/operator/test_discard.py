@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.dying_tlogd import kill
 from tests.support.grow import change_entry, create, edit, grow, replace, reseal, stored
 from tests.support.operating import flip
 from tests.support.server import Server, run_tlogd
@@ -29,7 +28,6 @@ pytestmark = pytest.mark.invariant("I2", "I7", "I30")
 
 FAILED, REFUSED, DAMAGED = 1, 3, 5
 SIZE = 701
-KILLED = 77
 
 
 def files(data: Path) -> dict[str, bytes]:
@@ -226,37 +224,23 @@ def test_a_log_in_use_is_refused(data: Path, tlogd: Tlogd) -> None:
 
 # Killed at any moment.
 
-KILL = """
-import os, sys
-from pathlib import Path
-import tlog.server.disk as disk
-from tlog.server import discard
-from tlog.server.cli import run
-
-owner, name = {"draft": (discard, "copy_entries"), "check": (discard, "check_copy"), "sync": (disk, "sync"),
-               "aside": (disk.os, "link"), "swap": (Path, "replace")}[sys.argv[1]]
-honest = getattr(owner, name)
-
-def dying(*arguments, **named):
-    if sys.argv[2] == "after":
-        honest(*arguments, **named)
-    os._exit(77)
-
-setattr(owner, name, dying)
-run(["repair", "--discard-unsigned", "--config", sys.argv[3]])
-"""
+PLACES = {
+    "draft": ("tlog.server.discard", "copy_entries"),
+    "check": ("tlog.server.discard", "check_copy"),
+    "sync": ("tlog.server.disk", "sync"),
+    "aside": ("os", "link"),
+    "swap": ("pathlib:Path", "replace"),
+}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("step", ["draft", "check", "sync", "aside", "swap"])
+@pytest.mark.parametrize("step", PLACES)
 def test_a_discard_that_is_killed_leaves_the_log_as_before_or_as_after(
     ahead: Path, template: Path, tlogd: Tlogd, step: str, moment: str
 ) -> None:
     BAD["entries"](ahead)
     before = (ahead / "log.db").read_bytes()
-    command = [sys.executable, "-c", KILL, step, moment, str(ahead / "treehead.toml")]
-    killed = subprocess.run(command, capture_output=True, timeout=30, check=False)
-    assert killed.returncode == KILLED, killed.stderr
+    kill(PLACES[step], moment, "repair", "--discard-unsigned", "--config", ahead / "treehead.toml")
     is_after = (step, moment) == ("swap", "after")
     assert ((ahead / "log.db").read_bytes() == before) != is_after
     assert discard(tlogd, ahead).code == (REFUSED if is_after else 0)

@@ -7,18 +7,18 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.operator.test_discard import files, set_line, signer
+from tests.support.dying_tlogd import kill
 from tests.support.grow import change_entry, create, edit, grow, replace, stored
 from tests.support.mirror import Mirror
 from tests.support.operating import flip
 from tests.support.rfc6962 import Tree
-from tests.support.server import Server
+from tests.support.server import TLOGD, Server
 from tests.support.wire import head_of
 from tlog.checkpoint import Checkpoint
 from tlog.note import sign_note
@@ -41,7 +41,6 @@ __all__ = ["signer"]  # a fixture
 
 REFUSED, DAMAGED, USAGE = 3, 5, 2
 SIZE = 701
-KILLED = 77
 
 
 def head_row(data: Path) -> SignedHead:
@@ -287,14 +286,7 @@ def test_a_signer_process_that_was_taken_back_is_refused(
 
 def test_a_note_is_read_from_standard_input(lost: Path, tree: Tree) -> None:
     note = write_note(lost, tree).read_bytes()
-    command = [
-        shutil.which("tlogd") or "",
-        "recover-checkpoints",
-        "--from",
-        "-",
-        "--config",
-        str(lost / "treehead.toml"),
-    ]
+    command = [*TLOGD, "recover-checkpoints", "--from", "-", "--config", str(lost / "treehead.toml")]
     done = subprocess.run(command, input=note, capture_output=True, timeout=30, check=False)
     assert (done.returncode, b"--yes localhost/x" in done.stderr) == (USAGE, True)
     done = subprocess.run([*command, "--yes", "localhost/x"], input=note, capture_output=True, timeout=30, check=False)
@@ -304,39 +296,24 @@ def test_a_note_is_read_from_standard_input(lost: Path, tree: Tree) -> None:
 
 # Killed at any moment.
 
-KILL = """
-import os, sys
-from pathlib import Path
-import tlog.server.disk as disk
-from tlog.server import recover
-from tlog.server.cli import run
-from tlog.server.commit import Commit
-from tlog.server.storage.checkpoints import SqliteCheckpointStore
-
-owner, name = {"create": (SqliteCheckpointStore, "create"), "sign": (Commit, "finish"), "sync": (disk, "sync"),
-               "aside": (disk.os, "link"), "swap": (Path, "replace")}[sys.argv[1]]
-honest = getattr(owner, name)
-
-def dying(*arguments, **named):
-    if sys.argv[2] == "after":
-        honest(*arguments, **named)
-    os._exit(77)
-
-setattr(owner, name, dying)
-run(["recover-checkpoints", "--from", sys.argv[3], "--yes", "localhost/x", "--config", sys.argv[4]])
-"""
+PLACES = {
+    "create": ("tlog.server.storage.checkpoints:SqliteCheckpointStore", "create"),
+    "sign": ("tlog.server.commit:Commit", "finish"),
+    "sync": ("tlog.server.disk", "sync"),
+    "aside": ("os", "link"),
+    "swap": ("pathlib:Path", "replace"),
+}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("step", ["create", "sign", "sync", "aside", "swap"])
+@pytest.mark.parametrize("step", PLACES)
 def test_a_recovery_that_is_killed_leaves_the_log_as_before_or_as_after(
     data: Path, template: Path, tree: Tree, tlogd: Tlogd, step: str, moment: str
 ) -> None:
     flip(data / "checkpoints.db", "head", "note", "1", -5)
     before, note = (data / "checkpoints.db").read_bytes(), write_note(data, tree, 601)
-    command = [sys.executable, "-c", KILL, step, moment, str(note), str(data / "treehead.toml")]
-    killed = subprocess.run(command, capture_output=True, timeout=30, check=False)
-    assert killed.returncode == KILLED, killed.stderr
+    options = ("--from", note, "--yes", "localhost/x", "--config", data / "treehead.toml")
+    kill(PLACES[step], moment, "recover-checkpoints", *options)
     is_after = (step, moment) == ("swap", "after")
     assert ((data / "checkpoints.db").read_bytes() == before) != is_after
     assert recover(tlogd, data, note).code == (REFUSED if is_after else 0)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.dying_tlogd import kill
 from tests.support.grow import change_entry, change_segment, create, edit, grow, replace, reseal, stored
 from tests.support.mirror import Mirror, write_mirror
 from tests.support.operating import flip
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.invariant("I2", "I7", "I30")
 
 REFUSED, DAMAGED, FAILED, USAGE = 3, 5, 1, 2
 SIZE = 701
-KILLED = 77
 NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
 
 
@@ -529,41 +529,25 @@ def test_a_log_in_use_or_without_its_store_is_refused(data: Path, mirror: Mirror
 
 # Killed at any moment.
 
-STEPS = ["draft", "check", "sync", "aside", "swap", "tiles"]
-KILL = """
-import os, sys
-from pathlib import Path
-import tlog.server.disk as disk
-from tlog.server import repair
-from tlog.server.cli import run
-
-def die_around(owner, name, moment):
-    honest = getattr(owner, name)
-    def dying(*arguments, **named):
-        if moment == "before":
-            os._exit(77)
-        honest(*arguments, **named)
-        os._exit(77)
-    setattr(owner, name, dying)
-
-places = {"draft": (repair, "write_segments"), "check": (repair, "check_copy"), "sync": (disk, "sync"),
-          "aside": (disk.os, "link"), "swap": (Path, "replace"), "tiles": (repair, "remove_database")}
-die_around(*places[sys.argv[1]], sys.argv[2])
-run(["repair", "--from", sys.argv[3], "--config", sys.argv[4]])
-"""
+PLACES = {
+    "draft": ("tlog.server.repair", "write_segments"),
+    "check": ("tlog.server.repair", "check_copy"),
+    "sync": ("tlog.server.disk", "sync"),
+    "aside": ("os", "link"),
+    "swap": ("pathlib:Path", "replace"),
+    "tiles": ("tlog.server.repair", "remove_database"),
+}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", PLACES)
 def test_a_repair_that_is_killed_leaves_the_log_as_before_or_as_after_and_can_be_repeated(
     data: Path, template: Path, tmp_path: Path, tree: Tree, tlogd: Tlogd, step: str, moment: str
 ) -> None:
     write_mirror(tmp_path / "mirror", tree, SIZE, encoded=False)
     change_entry(data, 300)
     before = (data / "log.db").read_bytes()
-    command = [sys.executable, "-c", KILL, step, moment, str(tmp_path / "mirror"), str(data / "treehead.toml")]
-    killed = subprocess.run(command, capture_output=True, timeout=30, check=False)
-    assert killed.returncode == KILLED, killed.stderr
+    kill(PLACES[step], moment, "repair", "--from", tmp_path / "mirror", "--config", data / "treehead.toml")
     is_after = (step, moment) in (("swap", "after"), ("tiles", "before"), ("tiles", "after"))
     assert ((data / "log.db").read_bytes() == before) != is_after
     if is_after:

@@ -63,24 +63,24 @@ def data(template: Path, tmp_path: Path) -> Path:
     return shutil.copytree(template, tmp_path / "log")
 
 
+def filled(folder: Path, size: int) -> Path:
+    data = folder / "log"
+    create(data)
+    limit(data, scrub_bytes=FAST)
+    fill(data, size, lambda index: b"entry %d" % index)
+    return data
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a log whose leaf index has a run."""
-    data = tmp_path_factory.mktemp("large") / "log"
-    create(data)
-    limit(data, scrub_bytes=FAST)
-    fill(data, RUN + 1000, lambda index: b"entry %d" % index)
-    return data
+    return filled(tmp_path_factory.mktemp("large"), RUN + 1000)
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a log that is longer than what every start re-hashes."""
-    data = tmp_path_factory.mktemp("long") / "log"
-    create(data)
-    limit(data, scrub_bytes=FAST)
-    fill(data, RECENT + 1000, lambda index: b"entry %d" % index)
-    return data
+    return filled(tmp_path_factory.mktemp("long"), RECENT + 1000)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from tlog.server.commit import Committed
     from tlog.server.log import ServedLog
+    from tlog.server.sequencer import Placed
 
 pytestmark = pytest.mark.invariant("I15")
 
@@ -301,14 +302,19 @@ class Gate:
 
         monkeypatch.setattr(Commit, "run", run)
 
+    async def hold(self, log: ServedLog) -> asyncio.Task[Placed]:
+        """Add an entry whose commit does not go on until the gate is open."""
+        first = asyncio.create_task(log.add(b"first"))
+        await asyncio.to_thread(self.reached.wait, 10)
+        return first
+
 
 async def test_entries_that_were_admitted_wait_for_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequencer, "CLOCK_LOOK_S", 0.01)
     world = created()
     async with opened(tmp_path / "log", world) as log:
         gate = Gate(monkeypatch)
-        first = asyncio.create_task(log.add(b"first"))
-        await asyncio.to_thread(gate.reached.wait, 10)
+        first = await gate.hold(log)
         second = asyncio.create_task(log.add(b"second"))
         await asyncio.sleep(0)
         world.wall += HOUR
@@ -330,8 +336,7 @@ async def test_entries_do_not_wait_for_the_clock_for_ever_and_may_come_again(
     request = request_key("once", "POST /v1/entries", b"second")
     async with opened(tmp_path / "log", world) as log:
         gate = Gate(monkeypatch)
-        first = asyncio.create_task(log.add(b"first"))
-        await asyncio.to_thread(gate.reached.wait, 10)
+        first = await gate.hold(log)
         waiting = [asyncio.create_task(log.add(b"second", request)), asyncio.create_task(log.add(b"second"))]
         await asyncio.sleep(0)
         world.wall += HOUR
@@ -350,8 +355,7 @@ async def test_a_log_that_closes_does_not_wait_for_its_clock(tmp_path: Path, mon
     world = created()
     async with opened(tmp_path / "log", world) as log:
         gate = Gate(monkeypatch)
-        first = asyncio.create_task(log.add(b"first"))
-        await asyncio.to_thread(gate.reached.wait, 10)
+        first = await gate.hold(log)
         second = asyncio.create_task(log.add(b"second"))
         await asyncio.sleep(0)
         world.wall += HOUR

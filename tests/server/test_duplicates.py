@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.server.test_sequencer import log_in_memory, settle
 from tests.support.writing import leaves
 from tlog.errors import PushbackError
-from tlog.server.errors import DamageError, KeyReusedError, ReadOnlyError, StoppedError, TooLargeError
+from tlog.server.errors import CommitError, DamageError, KeyReusedError, ReadOnlyError, StoppedError, TooLargeError
 from tlog.server.idempotency import KEY_MS
 
 if TYPE_CHECKING:
@@ -162,6 +162,29 @@ async def test_damage_met_while_looking_up_fails_that_request_and_those_who_join
         assert indexes(await good) == [(1, True)]
         assert indexes(await log.many(b"y")) == [(2, True)]
         assert log.sequencer.pool.entries == 0
+
+
+async def test_a_look_up_that_is_cancelled_stops_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with log_in_memory() as log:
+        looking: list[asyncio.Task[object] | None] = []
+
+        async def find(_: list[bytes]) -> list[int | None]:
+            looking.append(asyncio.current_task())
+            await asyncio.Event().wait()
+            return []
+
+        monkeypatch.setattr(log.sequencer.admission._found, "find", find)
+        monkeypatch.setattr(log.sequencer.admission._found, "may_be_stored", lambda _: True)
+        task = log.many(b"x", key="k")
+        await settle()
+        (look_up,) = looking
+        assert look_up is not None
+        look_up.cancel()
+        with pytest.raises(CommitError, match="cancelled"):
+            await log.run
+        log.sequencer.abandon()
+        with pytest.raises(StoppedError):
+            await task
 
 
 async def test_a_request_under_the_same_key_is_carried_out_once() -> None:

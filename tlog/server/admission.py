@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
 from tlog.merkle import leaf_hash
-from tlog.server.errors import KeyReusedError, StoppedError
+from tlog.server.errors import CommitError, KeyReusedError, StoppedError
 from tlog.server.pool import Pool, Submission, Waiting
 
 if TYPE_CHECKING:
@@ -194,5 +194,6 @@ class Admission:
 
     def _resolved(self, task: asyncio.Task[None]) -> None:
         self._resolving.discard(task)
-        self.failure = self.failure or (None if task.cancelled() else task.exception())
+        failure = CommitError("a look-up was cancelled") if task.cancelled() else task.exception()
+        self.failure = self.failure or failure
         self._wake()

@@ -10,8 +10,8 @@ newer head can. A start reads each anchor of the configuration, a file or a URL,
 An anchor is a signed note, as `GET /checkpoint` answers with. It is verified under the pinned key, so whoever controls
 one can keep a log from starting, or withhold that it was taken back, and can never make it sign anything.
 
-A served log that has an anchor file writes one itself: every newest head, at most once in a while. It replaces only
-what it wrote, or what the start compared, so a head of another history is never lost under it.
+A served log that has an anchor file writes one itself: every newest head, at most once in a while. What it finds there
+and did not write is compared as a start would, so a head of another history is never lost under it, and stops it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import ssl
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from threading import Event, Thread, Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,7 +33,7 @@ from tlog.errors import TreeheadError
 from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root
 from tlog.note import MAX_NOTE_SIZE
 from tlog.server.disk import sync
-from tlog.server.errors import DamageError, MissingFileError, StartRefusedError
+from tlog.server.errors import DamageError, MissingFileError, OtherHistoryError, StartRefusedError
 from tlog.server.head import log_verifier, open_head
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ LAST_S = 5.0
 """Seconds that a log waits at its end for the last head to be written; a disk that hangs may be that of the anchor."""
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _WAYS_ON = (
     "mend that; or, if you know from elsewhere that the log was not taken back, start without it: take it out of the "
@@ -72,6 +74,16 @@ async def check_anchors(config: Config, head: SignedHead, tree: Tree) -> None:
     """
     for anchor, seen in await asyncio.to_thread(read_anchors, config):
         await _check(anchor, seen, head, tree)
+
+
+async def compare_note(config: Config, note: bytes, head: SignedHead, tree: Tree) -> None:
+    """Compare what the anchor file of a configuration holds with the signed head, and its tree.
+
+    Raises:
+        OtherHistoryError: It is a head of the log that is not in the tree.
+        StartRefusedError: It is no head of the log, or the tree is damaged.
+    """
+    await _check(config.anchor_file, _opened(config, config.anchor_file, note), head, tree)
 
 
 def read_anchors(config: Config) -> list[tuple[str, Checkpoint]]:
@@ -126,12 +138,12 @@ def _fetch(url: str) -> bytes:
             connection.connect()
             with _cut_off(connection.sock):
                 connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-                response = connection.getresponse()
-                body = response.read(MAX_NOTE_SIZE + 1)
+                with connection.getresponse() as response:
+                    status, body = response.status, response.read(MAX_NOTE_SIZE + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise StartRefusedError(f"the anchor {url} does not answer: {error}; {_WAYS_ON}") from error
-    if response.status != http.client.OK:
-        raise StartRefusedError(f"the anchor {url} answers {response.status}; {_WAYS_ON}")
+    if status != http.client.OK:
+        raise StartRefusedError(f"the anchor {url} answers {status}; {_WAYS_ON}")
     return body
 
 
@@ -174,16 +186,21 @@ def _opened(config: Config, anchor: str, note: bytes) -> Checkpoint:
 
 
 async def _check(anchor: str, seen: Checkpoint, head: SignedHead, tree: Tree) -> None:
-    """Compare a head that was seen outside with the signed one."""
+    """Compare a head that was seen outside with the signed one.
+
+    Raises:
+        OtherHistoryError: The tree does not have it.
+        StartRefusedError: What is stored is damaged.
+    """
     if seen.size > head.size:
-        raise StartRefusedError(
+        raise OtherHistoryError(
             f"the log was taken back: the anchor {anchor} has seen it at size {seen.size}, and here it is signed up to "
             f"{head.size}; to sign on would fork it. Bring back the newest log.db and checkpoints.db; where log.db has "
             f"all {seen.size} entries, the anchor is the lost head: tlogd recover-checkpoints --from FILE"
         )
     root = head.root if seen.size == head.size else await _root(anchor, seen.size, tree)
     if seen.root != root:
-        raise StartRefusedError(
+        raise OtherHistoryError(
             f"the log has forked: the anchor {anchor} has another root at size {seen.size} than the tree has here, "
             "and both are signed. Both notes are evidence: keep the anchor and the checkpoint store as they are, and "
             "start neither history"
@@ -202,7 +219,7 @@ async def _root(anchor: str, size: int, tree: Tree) -> bytes:
 class AnchorWriter:
     """Keeps a copy of the newest head in a file, as a rule on another machine. Owned by the event loop.
 
-    1  what is there is what was written last, or else what the start compared
+    1  what is there is what was written last, or is in the tree
     2  write the note beside it
     3  make it durable
     4  give it the name of the file
@@ -216,9 +233,17 @@ class AnchorWriter:
         failures: How often one could not be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Write to a file, which a start has compared with the log where it was there."""
+    def __init__(self, path: Path, compare: Callable[[bytes], Awaitable[None]], halt: Callable[[str], None]) -> None:
+        """Write to a file.
+
+        Args:
+            path: The file.
+            compare: Compares a note that somebody else wrote with the log, as `compare_note` does.
+            halt: Is called with the reason to sign no more: the note is of another history.
+        """
         self._path = path
+        self._compare = compare
+        self._halt = halt
         self._written = b""
         self._writing: asyncio.Task[None] | None = None
         self._failure = ""
@@ -252,11 +277,21 @@ class AnchorWriter:
         if head.size <= self.size:
             return
         try:
-            is_new = await _on_thread(partial(_replace, self._path, self._written, head.note))
+            found = await _on_thread(partial(_read_written, self._path))
+            if found not in (b"", self._written):
+                await self._compare(found)
+            await _on_thread(partial(_replace, self._path, head.note))
         except OSError as error:
             self._failed(head, error.strerror or str(error))
             return
-        if is_new or self._failure:
+        except OtherHistoryError as error:
+            self._failed(head, str(error))
+            self._halt(str(error))
+            return
+        except StartRefusedError:
+            self._failed(head, "somebody else has written to it, so it is left as it is; a start would refuse it")
+            return
+        if not found or self._failure:
             log.info("anchor.written", file=str(self._path), size=head.size)
         self._written, self._failure, self.size = head.note, "", head.size
 
@@ -268,10 +303,10 @@ class AnchorWriter:
             log.warning("anchor.failed", file=str(self._path), reason=reason, size=head.size)
 
 
-async def _on_thread(work: Callable[[], bool]) -> bool:
+async def _on_thread(work: Callable[[], T]) -> T:
     """Run work on a thread that ends with the process, and wait for it."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[bool] = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
@@ -285,21 +320,19 @@ async def _on_thread(work: Callable[[], bool]) -> bool:
     return await done
 
 
-def _replace(path: Path, written: bytes, note: bytes) -> bool:
-    """Write a note over what was written before; return whether there was none.
-
-    Raises:
-        OSError: The disk refuses, or somebody else has written to the file.
-    """
+def _read_written(path: Path) -> bytes:
+    """Read what was written; empty where nothing was."""
     try:
-        found = path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_NOTE_SIZE + 1)
     except FileNotFoundError:
-        found = b""
-    if written and found not in (b"", written):
-        raise OSError("somebody else has written to it, so it is left as it is; a start compares it with the log")
+        return b""
+
+
+def _replace(path: Path, note: bytes) -> None:
+    """Write a note over what was written before."""
     draft = path.with_name(f".{path.name[:200]}.part")
     draft.write_bytes(note)
     sync(draft)
     draft.replace(path)
     sync(path.absolute().parent)
-    return not found

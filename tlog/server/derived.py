@@ -20,6 +20,7 @@ import structlog
 from tlog.edge import Edge, extend
 from tlog.errors import FormatError, TreeheadError
 from tlog.merkle import leaf_hash, tree_root
+from tlog.server.disk import remove_database
 from tlog.server.errors import DamagedFileError, DamageError, StartRefusedError
 from tlog.server.follower import Follower
 from tlog.server.leaves import LeafIndex
@@ -127,7 +128,7 @@ async def _brought_up(source: Source, path: Path) -> AsyncIterator[Derived | Non
 async def _rebuild(source: Source, path: Path) -> None:
     """Build tiles from the entries beside the old ones, which may hold the only good copy until the new ones fit."""
     fresh = path.with_name(f"{path.name}.new")
-    _remove(fresh)
+    remove_database(fresh)
     if source.head.size > TILE_WIDTH:  # a new log has none to build
         log.info("tiles.rebuilding", of=source.head.size)
     async with running(partial(open_tiles, fresh, create=True)) as thread:
@@ -136,14 +137,8 @@ async def _rebuild(source: Source, path: Path) -> None:
                 f"the entries of log.db do not have the root of the signed head {source.head.size}: an entry was "
                 "changed. Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
             )
-    _remove(path)
+    remove_database(path)
     fresh.rename(path)
-
-
-def _remove(path: Path) -> None:
-    """Remove derived tiles, with what SQLite keeps beside them."""
-    for ending in ("", "-wal", "-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 async def _bring_up(source: Source, thread: Database) -> Derived | None:

@@ -27,6 +27,10 @@ class MissingFileError(StartRefusedError):
     """A database of the log is missing."""
 
 
+class OtherHistoryError(StartRefusedError):
+    """A head of this log was seen outside that is not in its tree: it was taken back, or has forked."""
+
+
 class DamagedFileError(StartRefusedError):
     """A file is no database, or not one that this version writes."""
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from tlog.errors import NotFoundError
 from tlog.freeze import is_freeze
 from tlog.note import parse_vkey
-from tlog.server.anchor import AnchorWriter
+from tlog.server.anchor import AnchorWriter, compare_note
 from tlog.server.clock import Clock, ClockError, steady, wall_clock_ms
 from tlog.server.duplicates import Duplicates
-from tlog.server.errors import ReadOnlyError
+from tlog.server.errors import CommitError, ReadOnlyError
 from tlog.server.idempotency import key_digest
 from tlog.server.lock import LOCK_NAME, announce
 from tlog.server.mark import MARK_NAME
@@ -246,30 +246,41 @@ async def open_log(
     now_ms = clock_ms()
     clock = Clock(clock_ms, steady_ms or steady(now_ms))
     async with open_parts(config, now_ms, read_only=read_only) as parts:
-        why = "this server is read-only" if parts.commit is None else ""
-        if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
-            why = "the log was ended for ever by its last entry"
-        duplicates = Duplicates(parts.overlay, parts.tree, parts.leaves, parts.reader, parts.leaf_store)
-        space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
-        if why or parts.commit is None:
-            served = ServedLog(config, parts, duplicates, space, None, why)
-            async with _scrubbed(config, parts, served, clock_ms):
-                yield served
-            return
+        served, sequencer = _assemble(config, parts, clock)
+        running = _running(config, parts, sequencer, served, on_fatal) if sequencer else nullcontext()
+        async with running, _scrubbed(config, parts, served, clock_ms):
+            yield served
+
+
+def _assemble(config: Config, parts: Opened, clock: Clock) -> tuple[ServedLog, Sequencer | None]:
+    """Put a log together; what appends to it is None where nothing is appended any more."""
+    why = "this server is read-only" if parts.commit is None else ""
+    if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
+        why = "the log was ended for ever by its last entry"
+    duplicates = Duplicates(parts.overlay, parts.tree, parts.leaves, parts.reader, parts.leaf_store)
+    space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
+    sequencer = None
+    if not why and parts.commit is not None:
         end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, space)
         sequencer = Sequencer(end, config.limits, clock, dedup=config.dedup)
-        served = ServedLog(config, parts, duplicates, space, sequencer, "")
-        async with _anchored(config, served):  # until the last head is signed
-            tasks = _start(parts, sequencer, served, on_fatal)
-            try:
-                async with _scrubbed(config, parts, served, clock_ms):
-                    yield served
-            finally:
-                served.closing = True
-                sequencer.close()
-                await asyncio.wait(tasks[:1])
-                tasks[1].cancel()
-                await asyncio.wait(tasks)
+    return ServedLog(config, parts, duplicates, space, sequencer, why), sequencer
+
+
+@asynccontextmanager
+async def _running(
+    config: Config, parts: Opened, sequencer: Sequencer, served: ServedLog, on_fatal: Fatal
+) -> AsyncIterator[None]:
+    """Append to a log until every admitted entry is signed; the anchor has the last head as well."""
+    async with _anchored(config, served):
+        appending, deriving = _start(parts, sequencer, served, on_fatal)
+        try:
+            yield
+        finally:
+            served.closing = True
+            sequencer.close()
+            await asyncio.wait([appending])
+            deriving.cancel()
+            await asyncio.wait([deriving])
 
 
 def _scrubbed(
@@ -290,7 +301,11 @@ async def _anchored(config: Config, served: ServedLog) -> AsyncIterator[None]:
     if not config.anchor_file:
         yield
         return
-    served.anchor = AnchorWriter(config.path(config.anchor_file))
+    served.anchor = AnchorWriter(
+        config.path(config.anchor_file),
+        lambda note: compare_note(config, note, served.head, served.tree),
+        served.halt,
+    )
     task = asyncio.create_task(served.anchor.run(served.wait_for_head, config.limits.anchor_seconds), name="anchor")
     try:
         yield
@@ -300,20 +315,23 @@ async def _anchored(config: Config, served: ServedLog) -> AsyncIterator[None]:
         await served.anchor.finish(served.head)
 
 
-def _start(parts: Opened, sequencer: Sequencer, served: ServedLog, on_fatal: Fatal) -> list[asyncio.Task[None]]:
-    """Start the sequencer and the follower; whatever ends one of them ends the log."""
+def _start(
+    parts: Opened, sequencer: Sequencer, served: ServedLog, on_fatal: Fatal
+) -> tuple[asyncio.Task[None], asyncio.Task[None]]:
+    """Start the sequencer and the follower; whatever ends one of them before its time ends the log."""
+    appending = asyncio.create_task(sequencer.run(), name="sequencer")
+    deriving = asyncio.create_task(parts.follower.run(sequencer.advanced), name="follower")
 
     def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() and task is deriving and appending.done():
+            return
+        error = CommitError(f"the {task.get_name()} was cancelled") if task.cancelled() else task.exception()
+        if error is not None:
             served.fail()
             sequencer.close()
             on_fatal(error)  # a server ends here: an unknown outcome is not answered
             sequencer.abandon()
 
-    tasks = [
-        asyncio.create_task(sequencer.run(), name="sequencer"),
-        asyncio.create_task(parts.follower.run(sequencer.advanced), name="follower"),
-    ]
-    for task in tasks:
+    for task in (appending, deriving):
         task.add_done_callback(ended)
-    return tasks
+    return appending, deriving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,8 @@ INLINE_PROOFS = 256
 """Entries whose proof is verified on the event loop: 2 ms. That of more entries is verified beside it."""
 
 
-class Prover:
-    """Makes and verifies proofs. Owned by the event loop.
+class Prover(ABC):
+    """Makes and verifies proofs for whoever says what the served head is. Owned by the event loop.
 
     Attributes:
         tree: What is visible.
@@ -47,9 +48,9 @@ class Prover:
         self._proving = asyncio.Semaphore(BATCH_PROOFS)
 
     @property
+    @abstractmethod
     def head(self) -> SignedHead:
-        """The served head, which whoever serves it says."""
-        raise NotImplementedError
+        """The served head."""
 
     async def prove_inclusion(
         self, index: int, size: int, leaf: bytes | None = None, head: SignedHead | None = None
