@@ -132,7 +132,7 @@ def open_in_memory(disk: Disk, faults: Faults, make: MakeCommit = Commit) -> Com
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(startup, "Commit", make)
-        commit, _ = startup._resume(truth, cast("Derived", derived), None)
+        commit, _ = startup._resume(truth, cast("Derived", derived))
     assert commit is not None
     return commit
 

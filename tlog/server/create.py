@@ -99,26 +99,25 @@ def create_log(
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         _check_disk(data.parent)
-        draft = Path(tempfile.mkdtemp(prefix=f".{data.name}.init-", dir=data.parent))
-        moved = None
-        try:
-            with _claim(key.file, data):
-                config = _fill(draft, (signer, passphrase), now_ms, _settings(signer, checkpoints, key))
-                if checkpoints is not None:
-                    _move_store(draft / _CHECKPOINTS, checkpoints)
-                    moved = checkpoints
-                    _sync(moved.parent)
+        with _drafted(data) as draft, _claim(key.file, data):
+            config = _fill(draft, (signer, passphrase), now_ms, _settings(signer, checkpoints, key))
+            with _store_moved(draft / _CHECKPOINTS, checkpoints):
                 _sync(draft)
                 draft.rename(data)  # fails where a folder with content took the name meanwhile
-                moved = None
-            _sync(data.parent)
-        finally:
-            if moved is not None:
-                moved.unlink()
-            shutil.rmtree(draft, ignore_errors=True)
+        _sync(data.parent)
     except OSError as error:
         raise CreateError(f"the log could not be created: {error}") from error
     return config
+
+
+@contextmanager
+def _drafted(data: Path) -> Iterator[Path]:
+    """Give a new folder beside the final place; what is still there afterwards is removed."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{data.name}.init-", dir=data.parent))
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _check_free(*names: Path) -> None:
@@ -217,6 +216,21 @@ def _fill(draft: Path, key: tuple[Signer, bytes | None], now_ms: int, config: Co
         commit = Commit(SqliteStorage(segments), store, LocalSigner(signer, start), empty, Edge(), 0)
         commit.run([genesis], [leaf_hash(genesis)], now_ms)
     return config
+
+
+@contextmanager
+def _store_moved(source: Path, target: Path | None) -> Iterator[None]:
+    """Give the checkpoint store its name elsewhere, if it has one (step 3); taken away where the log is not created."""
+    if target is None:
+        yield
+        return
+    _move_store(source, target)
+    try:
+        _sync(target.parent)
+        yield
+    except BaseException:
+        target.unlink()
+        raise
 
 
 def _move_store(source: Path, target: Path) -> None:

@@ -191,7 +191,7 @@ class ServedLog(Prover):
 
     def gauges(self) -> Gauges:
         """Return what the log is like now."""
-        pool, overlay = self._writer.pool if self._writer else None, self._parts.overlay
+        pool, overlay = self._writer.pool if self._writer else None, self._parts.derived.overlay
         return Gauges(
             size=self.head.size,
             is_ready=self.is_ready(),
@@ -257,11 +257,11 @@ def _assemble(config: Config, parts: Opened, clock: Clock) -> tuple[ServedLog, S
     why = "this server is read-only" if parts.commit is None else ""
     if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
         why = "the log was ended for ever by its last entry"
-    duplicates = Duplicates(parts.overlay, parts.tree, parts.leaves, parts.reader, parts.leaf_store)
+    duplicates = Duplicates(parts.derived.overlay, parts.tree, parts.derived.leaves, parts.reader, parts.leaf_store)
     space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
     sequencer = None
     if not why and parts.commit is not None:
-        end = End(parts.writer, parts.commit, parts.head, parts.overlay, duplicates, parts.keys, space)
+        end = End(parts.writer, parts.commit, parts.head, parts.derived.overlay, duplicates, parts.keys, space)
         sequencer = Sequencer(end, config.limits, clock, dedup=config.dedup)
     return ServedLog(config, parts, duplicates, space, sequencer, why), sequencer
 
@@ -291,7 +291,7 @@ def _scrubbed(
     if not pace:
         return nullcontext()
     files = Files(config.path("log.db"), config.path("tiles.db"), config.path(MARK_NAME))
-    scrub = Scrub(files, parts.overlay, pace, served.meter, now_ms=clock_ms, halt=served.condemn)
+    scrub = Scrub(files, parts.derived.overlay, pace, served.meter, now_ms=clock_ms, halt=served.condemn)
     return scrubbing(scrub, served.condemn)
 
 
@@ -320,7 +320,7 @@ def _start(
 ) -> tuple[asyncio.Task[None], asyncio.Task[None]]:
     """Start the sequencer and the follower; whatever ends one of them before its time ends the log."""
     appending = asyncio.create_task(sequencer.run(), name="sequencer")
-    deriving = asyncio.create_task(parts.follower.run(sequencer.advanced), name="follower")
+    deriving = asyncio.create_task(parts.derived.follower.run(sequencer.advanced), name="follower")
 
     def ended(task: asyncio.Task[None]) -> None:
         if task.cancelled() and task is deriving and appending.done():

@@ -113,16 +113,8 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
         draft = _Draft(config, old, done, discard=discard)
         draft.check_tail_alone()
         supply = _open_supply(stack, name, old, head, verifier, steps)
-        try:
-            with swapped(target) as swap:
-                progress = steps("writing")
-                write_segments(draft.segments(supply), swap.draft, SCHEMA, lambda end: progress(end, head.size))
-                check_copy(swap.draft, SCHEMA, head, verifier, steps("checking"))
-                empty_wal(target)
-            remove_database(config.path(TILES))
-        except OSError as error:
-            raise CreateError(f"{target} could not be written: {error.strerror}") from error
-    done.fetched, done.aside = supply.fetched, swap.aside
+        done.aside = _replace(config, draft.segments(supply), head, verifier, steps)
+    done.fetched = supply.fetched
     return done
 
 
@@ -156,6 +148,23 @@ def _open_supply(
     source = open_source(name, head.size, steps)
     stack.callback(source.close)
     return Supply(source, checkpoint, find_damaged(blocks, source, checkpoint, verifier), steps("fetching"))
+
+
+def _replace(
+    config: Config, segments: Iterator[Segment], head: SignedHead, verifier: Verifier, steps: Steps
+) -> Path | None:
+    """Take steps 4 to 6, and return where the old log.db is now."""
+    target = config.path(LOG)
+    try:
+        with swapped(target) as swap:
+            progress = steps("writing")
+            write_segments(segments, swap.draft, SCHEMA, lambda end: progress(end, head.size))
+            check_copy(swap.draft, SCHEMA, head, verifier, steps("checking"))
+            empty_wal(target)
+        remove_database(config.path(TILES))
+    except OSError as error:
+        raise CreateError(f"{target} could not be written: {error.strerror}") from error
+    return swap.aside
 
 
 class _Draft:

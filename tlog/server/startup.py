@@ -69,9 +69,6 @@ if TYPE_CHECKING:
 
     from tlog.server.config import Config
     from tlog.server.derived import Derived
-    from tlog.server.follower import Follower
-    from tlog.server.leaves import LeafIndex
-    from tlog.server.overlay import Overlay
     from tlog.server.signer import HeadSigner
     from tlog.server.storage import Segment, SignedHead
     from tlog.server.storage.database import Database
@@ -88,9 +85,7 @@ class Opened:
         commit: The end of the log; None where it is opened read-only.
         signer: What signs it, on that thread; None where it is opened read-only.
         head: The signed head.
-        overlay: The newest part of the tree.
-        leaves: Its leaf index.
-        follower: What derives tiles and leaf index.
+        derived: The newest part of the tree, its leaf index, and what derives tiles and leaf index.
         reader: A thread for reading them.
         tree: What is visible, read on that thread.
         leaf_store: The leaf index on that thread.
@@ -102,9 +97,7 @@ class Opened:
     commit: Commit | None
     signer: HeadSigner | None
     head: SignedHead
-    overlay: Overlay
-    leaves: LeafIndex
-    follower: Follower
+    derived: Derived
     reader: Database
     tree: Tree
     leaf_store: LeafStore
@@ -146,40 +139,33 @@ async def open_parts(config: Config, now_ms: int, *, read_only: bool = False) ->
     with Lock(config.path(LOCK_NAME)):
         check_blocks(config.path(""))
         check_strays(config)
-        async with running(partial(open_segments, config.path("log.db"))) as writer:
-            truth = await writer.run(partial(_open_truth, config, now_ms, read_only))
-            try:
-                spots = read_mark(config.path(MARK_NAME))
-                anew = any(spot.file == TILES for spot in spots)
-                async with (
-                    bring_up(Source(writer, truth.storage, truth.head), config.path(TILES), anew=anew) as derived,
-                    running(partial(open_tiles, config.path("tiles.db"))) as reader,
-                ):
-                    store = await reader.run(TileStore)
-                    again = Reread(writer, reader, store, derived.overlay)
-                    await recheck(config.path(MARK_NAME), spots, again, read_only=read_only)
-                    tree = Tree(derived.overlay, reader, store)
-                    await check_anchors(config, truth.head, tree)
-                    await _check_signer(truth, writer, tree)
-                    commit, head = await writer.run(partial(_resume, truth, derived))
-                    keys = await writer.run(partial(_read_keys, truth, config.limits.key_bytes, now_ms, head.size))
-                    (last,) = await writer.run(lambda _: truth.storage.entries(head.size - 1, head.size))
-                    yield Opened(
-                        writer,
-                        commit,
-                        truth.signer,
-                        head,
-                        derived.overlay,
-                        derived.leaves,
-                        derived.follower,
-                        reader,
-                        tree,
-                        await reader.run(LeafStore),
-                        keys,
-                        last,
-                    )
-            finally:
-                await writer.run(lambda _: truth.close())
+        async with _true(config, now_ms, read_only=read_only) as (writer, truth):
+            spots = read_mark(config.path(MARK_NAME))
+            anew = any(spot.file == TILES for spot in spots)
+            async with (
+                bring_up(Source(writer, truth.storage, truth.head), config.path(TILES), anew=anew) as derived,
+                running(partial(open_tiles, config.path(TILES))) as reader,
+            ):
+                store = await reader.run(TileStore)
+                again = Reread(writer, reader, store, derived.overlay)
+                await recheck(config.path(MARK_NAME), spots, again, read_only=read_only)
+                tree = Tree(derived.overlay, reader, store)
+                await check_anchors(config, truth.head, tree)
+                await _check_signer(truth, writer, tree)
+                commit, head, keys, last = await writer.run(partial(_take_over, truth, derived, config, now_ms))
+                leaf_store = await reader.run(LeafStore)
+                yield Opened(writer, commit, truth.signer, head, derived, reader, tree, leaf_store, keys, last)
+
+
+@asynccontextmanager
+async def _true(config: Config, now_ms: int, *, read_only: bool) -> AsyncIterator[tuple[Database, _Truth]]:
+    """Open both stores, and what signs, on the thread that owns the commit: steps 2 to 6."""
+    async with running(partial(open_segments, config.path("log.db"))) as writer:
+        truth = await writer.run(partial(_open_truth, config, now_ms, read_only))
+        try:
+            yield writer, truth
+        finally:
+            await writer.run(lambda _: truth.close())
 
 
 def _open_truth(config: Config, now_ms: int, read_only: bool, connection: sqlite3.Connection) -> _Truth:  # noqa: FBT001 — bound by name
@@ -274,8 +260,18 @@ def _check_data(storage: SqliteStorage, head: SignedHead) -> Segment | None:
     return tail
 
 
-def _resume(truth: _Truth, derived: Derived, _: object) -> tuple[Commit | None, SignedHead]:
-    """Take steps 10 and 11, on the database thread; what is derived is not shared with anyone yet."""
+def _take_over(
+    truth: _Truth, derived: Derived, config: Config, now_ms: int, _: object
+) -> tuple[Commit | None, SignedHead, Keys, bytes]:
+    """Take steps 10 to 12, on the database thread, and return the entry at the end of the log as well."""
+    commit, head = _resume(truth, derived)
+    keys = _read_keys(truth, config.limits.key_bytes, now_ms, head.size)
+    (last,) = truth.storage.entries(head.size - 1, head.size)
+    return commit, head, keys, last
+
+
+def _resume(truth: _Truth, derived: Derived) -> tuple[Commit | None, SignedHead]:
+    """Take steps 10 and 11; what is derived is not shared with anyone yet."""
     if truth.signer is None:
         return None, truth.head
     head = truth.checkpoints.acquire(truth.head.origin)
@@ -301,8 +297,8 @@ def _resume(truth: _Truth, derived: Derived, _: object) -> tuple[Commit | None, 
     return commit, committed.head
 
 
-def _read_keys(truth: _Truth, max_bytes: int, now_ms: int, size: int, _: object) -> Keys:
-    """Take step 12, on the database thread."""
+def _read_keys(truth: _Truth, max_bytes: int, now_ms: int, size: int) -> Keys:
+    """Take step 12."""
     keys = Keys(max_bytes)
     try:
         for time_ms, records in truth.storage.keys(now_ms - KEY_MS, size):
