@@ -9,17 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.skips import CHECKOUT
 from tlog.server.cli import cli
 
 GUIDE = (CHECKOUT / "docs" / "operating.md").read_text()
 BIN = Path(sys.executable).parent
 
-WAIT = """for _ in $(seq 200); do
-    tlogd status --json --config log/treehead.toml | grep -q '"url": "' && break
-    sleep 0.1
-done"""
-"""Goes on when the log is served."""
+SERVED = """tlogd status --json --config {} | grep -q '"url": "'"""
+SIGNS = "test -S {}"
 
 
 def steps() -> list[tuple[str, str]]:
@@ -34,17 +33,29 @@ def steps() -> list[tuple[str, str]]:
     return found
 
 
+def in_background(command: str, port: str) -> str:
+    """Return a command that ends in `&`, and goes on when the log is served, or the signer listens."""
+    words = command.split()
+    if words[1] == "signer":
+        options, is_up = "", SIGNS.format(words[words.index("--socket") + 1])
+    else:
+        options, is_up = f"--port {port}", SERVED.format(words[words.index("--config") + 1])
+    wait = f"for _ in $(seq 200); do if {is_up}; then break; fi; sleep 0.1; done"
+    return command.replace(" &", f" {options} 2>/dev/null &\n{wait}")
+
+
+@pytest.mark.timeout(150)
 def test_the_sessions_print_what_they_show(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = "set -eu\ntrap 'kill ${!:-} 2>/dev/null || true' EXIT\n"
+    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
     for command, _ in steps():
-        served = command.replace(" &", f" --port {port} 2>/dev/null &\n{WAIT}") if command.endswith(" &") else command
-        script += f"{served}\necho '=== end'\n"
+        script += in_background(command, port) if command.endswith(" &") else command
+        script += "\necho '=== end'\n"
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=50
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     printed = done.stdout.split("=== end\n")

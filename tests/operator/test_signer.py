@@ -74,13 +74,24 @@ def test_a_log_signs_through_its_signer_over_every_kill_of_either(tmp_path: Path
         uvloop.run(add(server.port, [b"the last"], seen))
         status = run_tlogd("status", "--json", "--config", data / "treehead.toml")
         assert json.loads(status.stdout)["problems"] == []
-        assert f"has signed {len(stored(data))} entries" in json.loads(status.stdout)["key"]["state"]
+        assert f"has signed up to size {len(stored(data))}" in json.loads(status.stdout)["key"]["state"]
         assert server.stop() == 0
         seen.check(stored(data))
         done = run_tlogd("freeze", "--yes", "localhost/x", "--config", data / "treehead.toml")
         assert done.returncode == 0, done.stderr
         assert signer.stop() == 0
     assert run_tlogd("fsck", "--deep", "--config", data / "treehead.toml").returncode == 0
+
+
+def test_a_signer_that_is_stopped_hangs_up_and_says_nothing_else(tmp_path: Path) -> None:
+    data, home = tmp_path / "log", tmp_path / "home"
+    init_log(data)
+    move_key(data, home)
+    with SignerProcess(home) as signer, signer.raw() as client:
+        signer.connect().newest()
+        assert signer.stop() == 0
+        assert client.recv(1) == b""
+    assert [json.loads(line)["event"] for line in signer.stderr.splitlines()] == ["signer.stopped"]
 
 
 def test_a_log_that_was_taken_back_is_refused_by_its_signer(tmp_path: Path) -> None:

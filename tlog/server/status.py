@@ -153,7 +153,7 @@ def _key_state(config: Config) -> str:
 def _signer_state(config: Config) -> str:
     signer = connect_signer(config)
     try:
-        return f"held by {config.signer}, which has signed {signer.newest().size} entries"
+        return f"held by {config.signer}, which has signed up to size {signer.newest().size}"
     finally:
         signer.close()
 

@@ -232,7 +232,7 @@ class Service:
         """Answer by a keeper; users are the numbers of those who may ask, none for all."""
         self._keeper = keeper
         self._users = frozenset(users)
-        self._clients = 0
+        self._clients: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
         self._failed = asyncio.get_running_loop().create_future()
 
     async def failure(self) -> None:
@@ -245,9 +245,9 @@ class Service:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection until it ends."""
-        self._clients += 1
+        self._clients[writer] = asyncio.current_task()
         try:
-            if self._clients <= MAX_CLIENTS and self._may_ask(writer.get_extra_info("socket")):
+            if len(self._clients) <= MAX_CLIENTS and self._may_ask(writer.get_extra_info("socket")):
                 await self._answer_all(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             log.info("signer.hung_up")
@@ -257,8 +257,15 @@ class Service:
             if not self._failed.done():
                 self._failed.set_exception(error)
         finally:
-            self._clients -= 1
+            del self._clients[writer]
             writer.close()
+
+    async def hang_up(self) -> None:
+        """End every connection, each after the answer that it is being given."""
+        for writer in self._clients:
+            writer.close()
+        if answering := [task for task in self._clients.values() if task is not None]:
+            await asyncio.wait(answering, timeout=MESSAGE_S)
 
     def _may_ask(self, client: socket.socket) -> bool:
         if not self._users:
@@ -312,5 +319,6 @@ async def run_signer(signer: Signer, state: Path, door: Door, *, may_freeze: boo
             for task in waiting:
                 task.cancel()
             server.close()
+            await service.hang_up()
             door.path.unlink(missing_ok=True)
         log.info("signer.stopped", size=keeper.newest.size)
