@@ -361,7 +361,7 @@ def check(response: Response, *wanted: int) -> Response:
     Raises:
         NotFoundError: 404.
         PushbackError: 429, 503 or 507.
-        RefusedError: Any other status from 400 to 499.
+        RefusedError: Any other status from 400 to 499 but 408, which asks to send the request again (RFC 9110 §15.5.9).
         UnavailableError: Any other status; redirects are not followed.
     """
     status = response.status
@@ -372,7 +372,7 @@ def check(response: Response, *wanted: int) -> Response:
         raise NotFoundError(reason)
     if status in (429, 503, 507):
         raise PushbackError(reason, retry_after=_retry_after(response))
-    if 400 <= status <= 499:
+    if 400 <= status <= 499 and status != 408:
         raise RefusedError(reason, status=status)
     raise UnavailableError(reason)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.dying_tlogd import kill
+from tests.support.dying_tlogd import SWAP, kill
 from tests.support.grow import change_entry, create, edit, grow, replace, reseal, stored
 from tests.support.operating import flip
 from tests.support.server import Server, run_tlogd
@@ -227,9 +227,7 @@ def test_a_log_in_use_is_refused(data: Path, tlogd: Tlogd) -> None:
 PLACES = {
     "draft": ("tlog.server.discard", "copy_entries"),
     "check": ("tlog.server.discard", "check_copy"),
-    "sync": ("tlog.server.disk", "sync"),
-    "aside": ("os", "link"),
-    "swap": ("pathlib:Path", "replace"),
+    **SWAP,
 }
 
 

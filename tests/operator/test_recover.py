@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.operator.test_discard import files, set_line, signer
-from tests.support.dying_tlogd import kill
+from tests.support.dying_tlogd import SWAP, kill
 from tests.support.grow import change_entry, create, edit, grow, replace, stored
 from tests.support.mirror import Mirror
 from tests.support.operating import flip
@@ -299,9 +299,7 @@ def test_a_note_is_read_from_standard_input(lost: Path, tree: Tree) -> None:
 PLACES = {
     "create": ("tlog.server.storage.checkpoints:SqliteCheckpointStore", "create"),
     "sign": ("tlog.server.commit:Commit", "finish"),
-    "sync": ("tlog.server.disk", "sync"),
-    "aside": ("os", "link"),
-    "swap": ("pathlib:Path", "replace"),
+    **SWAP,
 }
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.dying_tlogd import kill
+from tests.support.dying_tlogd import SWAP, kill
 from tests.support.grow import change_entry, change_segment, create, edit, grow, replace, reseal, stored
 from tests.support.mirror import Mirror, write_mirror
 from tests.support.operating import flip
@@ -532,9 +532,7 @@ def test_a_log_in_use_or_without_its_store_is_refused(data: Path, mirror: Mirror
 PLACES = {
     "draft": ("tlog.server.repair", "write_segments"),
     "check": ("tlog.server.repair", "check_copy"),
-    "sync": ("tlog.server.disk", "sync"),
-    "aside": ("os", "link"),
-    "swap": ("pathlib:Path", "replace"),
+    **SWAP,
     "tiles": ("tlog.server.repair", "remove_database"),
 }
 

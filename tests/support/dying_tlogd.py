@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 EXIT_CODE = 77
 
+SWAP = {"sync": ("tlog.server.disk", "sync"), "aside": ("os", "link"), "swap": ("pathlib:Path", "replace")}
+"""The steps of `tlog.server.disk.swapped`, which every repair ends with: owner and name of each."""
+
 
 def kill(place: tuple[str, str], moment: str, *command: str | Path) -> None:
     """Run a command that dies there, in a process of its own."""

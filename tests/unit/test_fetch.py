@@ -58,7 +58,10 @@ def problem(status: int, value: object, headers: Mapping[str, str] | None = None
         (404, NotFoundError),
         *((status, PushbackError) for status in (429, 503, 507)),
         *((status, RefusedError) for status in (400, 401, 403, 405, 409, 410, 411, 413, 415, 422, 428, 430, 451, 499)),
-        *((status, UnavailableError) for status in (100, 199, 201, 202, 204, 206, 299, 301, 302, 304, 307, 308, 399)),
+        *(
+            (status, UnavailableError)
+            for status in (408, 100, 199, 201, 202, 204, 206, 299, 301, 302, 304, 307, 308, 399)
+        ),
         *((status, UnavailableError) for status in (500, 501, 502, 504, 505, 506, 508, 599, 600, 999, 0, -1)),
     ],
 )
