@@ -116,6 +116,7 @@ def test_the_python_example_runs(session: Session, monkeypatch: pytest.MonkeyPat
     proof = names["proof"]
     assert isinstance(proof, bytes)
     assert proof.startswith(b"c2sp.org/tlog-proof@v1\n")
+    assert not (session.folder / "python-state").exists(), "what .treehead does not hold is not removed with it"
 
 
 def test_every_indented_command_is_one_of_dev() -> None:
