@@ -166,7 +166,7 @@ def test_a_backup_holds_the_entries_and_the_head_and_neither_key_nor_store(
     note, entries = content(backup)
     assert entries == stored(data)
     assert head_of(note) == (701, Tree(entries).mth(0, 701))
-    secret = (data / "key").read_bytes().rpartition(b"+")[2].strip()
+    secret = (data / "key").read_bytes().split(b"+", 4)[4].strip()  # base64 may hold "+" itself
     assert secret not in backup.read_bytes()
     with closing(sqlite3.connect(backup)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall()
