@@ -228,7 +228,7 @@ WRONG = [
     (believes_any_time, "at a time that is not to be believed"),
     (believes_the_newest_time, "at a time that is not to be believed"),
     (starts_with_whatever_is_there, "went back from"),
-    (trims_what_is_not_written, "lacks a|do not reach"),
+    (trims_what_is_not_written, "lacks a|do not reach|do not have the root"),
 ]
 
 

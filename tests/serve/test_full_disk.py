@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.invariant("I18")
 
 MIB = 1 << 20
-VOLUME = 48 * MIB
+VOLUME = 64 * MIB
 FLOOR = 12 * MIB
 BALLAST = 4 * MIB
+OTHERS = 8 * MIB
+"""What others keep on the volume until somebody makes room: more than the log was short of."""
 
 SMALL = "file system with small blocks"
 
@@ -197,6 +199,7 @@ async def test_at_the_floor_adding_ends_and_whatever_else_fills_the_disk_nothing
     tmp_path: Path, kind: str
 ) -> None:
     with volume(tmp_path, kind, VOLUME) as place:
+        (place / "others").write_bytes(bytes(OTHERS))
         log = Filled(place, free_bytes=FLOOR, ballast_bytes=BALLAST)
         with log.server as server:
             assert await log.add(2000) == 507
@@ -226,6 +229,7 @@ async def test_at_the_floor_adding_ends_and_whatever_else_fills_the_disk_nothing
             assert server.stop() == 0
 
             (place / "junk").unlink()
+            (place / "others").unlink()
             server.start()
             assert allocated(log.data / BALLAST_NAME) >= BALLAST
             assert await log.add() == 200
