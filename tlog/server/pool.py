@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tlog.server.idempotency import KeyRecord
 
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 PLACES = 4
 """Entries that those who wait may have sent for each that the pool holds: joining costs memory, too."""
+
+
+class Answer(Protocol):
+    """What is told of the outcome of a submission, once; a future is one."""
+
+    def done(self) -> bool:
+        """Return whether it wants to be told no more."""
+
+    def set_result(self, head: SignedHead, /) -> None:
+        """Take the head that contains all of it."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take why it was given up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +82,7 @@ class Submission:
     count: int = 0
     places: list[tuple[Waiting, bool]] = field(default_factory=list)
     brought: list[Waiting] = field(default_factory=list)
-    answers: list[asyncio.Future[SignedHead]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     resolved: asyncio.Event | None = None
     head: SignedHead | None = None
     failure: Exception | None = None

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from tlog.server.clock import Clock
     from tlog.server.commit import Commit, Committed
     from tlog.server.duplicates import Duplicates
-    from tlog.server.idempotency import Keys, RequestKey
+    from tlog.server.idempotency import KeyRecord, Keys, RequestKey
     from tlog.server.limit import Limits
     from tlog.server.overlay import Overlay
-    from tlog.server.pool import Submission
+    from tlog.server.pool import Answer, Submission
     from tlog.server.space import Space
     from tlog.server.storage import SignedHead
     from tlog.server.storage.database import Database
@@ -183,18 +183,36 @@ class Sequencer:
             KeyReusedError: The key was used for another request.
             DamageError: What is stored does not verify, so duplicates cannot be told.
         """
-        self._check_size(entries)
-        if request is not None and (record := await self.admission.repeat(request)) is not None:
-            leaves = [leaf_hash(entry) for entry in entries]
-            await self._end.duplicates.check(record.indexes, leaves)
-            return [
-                Placed(index, leaf, self.head, is_new=False) for index, leaf in zip(record.indexes, leaves, strict=True)
-            ]
-        self.check_admission(len(entries))
-        submission, answer = self.admission.admit(entries, request)
+        if request is not None:
+            self._check_size(entries)
+            record = await self.admission.repeat(request)
+            if record is not None:
+                return await self._again(entries, record)
+        answer: asyncio.Future[SignedHead] = asyncio.get_running_loop().create_future()
+        submission = self.submit(entries, answer, request)
         head = await answer
         places = submission.places
         return [Placed(one.index, one.leaf_hash, head, is_new=is_mine and not one.is_old) for one, is_mine in places]
+
+    def submit(self, entries: Sequence[bytes], answer: Answer, request: RequestKey | None = None) -> Submission:
+        """Admit entries now, or refuse them; see `add`, which this is the first part of.
+
+        Args:
+            entries: At least one.
+            answer: Is told of the outcome, possibly before this returns.
+            request: The request's idempotency key, under which nothing was done yet.
+        """
+        self._check_size(entries)
+        self.check_admission(len(entries))
+        return self.admission.admit(entries, request, answer)
+
+    async def _again(self, entries: Sequence[bytes], record: KeyRecord) -> list[Placed]:
+        """Return where the entries of a request are that was carried out before."""
+        leaves = [leaf_hash(entry) for entry in entries]
+        await self._end.duplicates.check(record.indexes, leaves)
+        return [
+            Placed(index, leaf, self.head, is_new=False) for index, leaf in zip(record.indexes, leaves, strict=True)
+        ]
 
     def read_clock(self) -> int:
         """Return the time that a segment would be stamped with now, milliseconds since 1970.

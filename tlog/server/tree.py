@@ -55,6 +55,22 @@ class Tree:
         self._tiles: OrderedDict[Tile, Rows] = OrderedDict()
         self._bundles: OrderedDict[int, bytes] = OrderedDict()
 
+    def hashes_now(self, nodes: Sequence[Node]) -> list[bytes] | None:
+        """Return the hashes of complete nodes; None where one has to be read from the tile store first."""
+        hash_of, kept = self._overlay.hash_of, self._tiles
+        found: list[bytes] = []
+        for node in nodes:
+            value = hash_of(node)
+            if value is None:
+                tile = _tile(node)
+                rows = kept.get(tile)
+                if rows is None:
+                    return None
+                kept.move_to_end(tile)
+                value = _row_hash(rows, node)
+            found.append(value)
+        return found
+
     async def hashes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete nodes.
 
@@ -89,6 +105,12 @@ class Tree:
             _keep(self._tiles, tile, rows[tile], MAX_TILES)
         return rows
 
+    def tile_now(self, tile: Tile) -> bytes | None:
+        """Return a tile of any width; None where it has to be read from the tile store first, or is not visible."""
+        data = self._overlay.tile(tile)
+        rows = self._tiles.get(tile.full()) if data is None else None
+        return data if rows is None else format_tile(rows[0][: tile.width])
+
     async def tile(self, tile: Tile) -> bytes:
         """Return a tile of any width, cut from the fuller one where that is stored.
 
@@ -103,6 +125,10 @@ class Tree:
             full = tile.full()
             data = format_tile((await self._rows([full]))[full][0][: tile.width])
         return data
+
+    def bundle_now(self, bundle: Bundle) -> bytes | None:
+        """Return a full bundle, gzip-encoded; None where it has to be read or encoded first, or is not visible."""
+        return self._bundles.get(bundle.index) if bundle.width == TILE_WIDTH else None
 
     async def bundle(self, bundle: Bundle) -> bytes:
         """Return a bundle of any width, gzip-encoded, cut from the fuller one where that is stored.
