@@ -112,7 +112,7 @@ class Admission:
         if request is not None:
             self._keyed[request.key] = submission
         doubtful = [waiting for entry in entries if (waiting := self._place(submission, entry)) is not None]
-        if doubtful or submission.owners():
+        if doubtful or (len(submission.brought) < len(entries) and submission.owners()):
             submission.resolved = asyncio.Event()
             task = asyncio.create_task(self._resolve(submission, submission.resolved, doubtful))
             self._resolving.add(task)

@@ -156,15 +156,15 @@ class Sequencer:
         if self._closing or self.halted:
             raise StoppedError(self.halted or "the log is closing")
         self.read_clock()
-        limits, overlay = self._limits, self._end.overlay
-        size = self.head.size + self.pool.committing + self.pool.entries
+        limits, overlay, pool = self._limits, self._end.overlay, self.pool
+        size = self.head.size + pool.committing + pool.entries
         if size + count > limits.tree_size:
             raise ReadOnlyError(f"the log has {size} entries, and takes {limits.tree_size} at most")
-        if self.pool.is_full():
+        if pool.is_full():
             raise PushbackError("too many entries are waiting", retry_after=RETRY_AFTER_S)
         if size - overlay.position >= limits.lag or overlay.bytes >= limits.lag_bytes:
             raise PushbackError("tiles are being written; adding goes on when they are", retry_after=RETRY_AFTER_S)
-        self._end.space.check(3 * self.pool.bytes + 2 * overlay.bytes)  # in log.db, and in tiles.db and its WAL
+        self._end.space.check(3 * pool.bytes + 2 * overlay.bytes)  # in log.db, and in tiles.db and its WAL
 
     async def add(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit and return when they are durable, and contained in a signed head.
@@ -222,8 +222,9 @@ class Sequencer:
         """
         try:
             return self._clock.read(self._last_ms)
-        finally:
+        except ClockError:
             self.meter.clock_stops = self._clock.stops
+            raise
 
     def is_clock_stopped(self) -> bool:
         """Return whether the clock was not believed when it was read last."""
@@ -280,6 +281,8 @@ class Sequencer:
         self.pool.abandon(StoppedError("the log stopped before it could sign this entry"))
 
     def _check_size(self, entries: Sequence[bytes]) -> None:
+        if len(entries) == 1 and len(entries[0]) <= MAX_ENTRY_SIZE:
+            return  # a batch may have as many bytes
         if any(len(entry) > MAX_ENTRY_SIZE for entry in entries):
             raise TooLargeError(f"an entry has at most {MAX_ENTRY_SIZE} bytes")
         if len(entries) > self._limits.batch_entries:
