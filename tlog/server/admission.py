@@ -129,7 +129,7 @@ class Admission:
 
     def settle(self, submission: Submission, head: SignedHead) -> None:
         """Answer a submission whose entries are all in a signed head, and remember its key."""
-        record = submission.record()
+        record = submission.record() if submission.request is not None else None
         if record is not None:
             self._keys.put(record, self._now_ms())
             del self._keyed[record.request.key]

@@ -311,7 +311,8 @@ class Sequencer:
             waiting.index = index
         entries = [waiting.entry for waiting in brought]
         leaf_hashes = [waiting.leaf_hash for waiting in brought]
-        keys = b"".join(record.format() for submission in sealed if (record := submission.record()) is not None)
+        keyed = [submission for submission in sealed if submission.request is not None]
+        keys = b"".join(record.format() for submission in keyed if (record := submission.record()) is not None)
         run = partial(self._end.commit.run, entries, leaf_hashes, now_ms, keys)
         committed = await self._end.thread.run(lambda _: run())
         self._last_ms = committed.time_ms

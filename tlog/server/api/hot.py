@@ -15,7 +15,6 @@ given to aiohttp, and ended there.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -33,14 +32,15 @@ if TYPE_CHECKING:
 class HotConnection(Connection):
     """One connection. Owned by the event loop."""
 
-    __slots__ = ("_awaited", "_bodies", "_due", "_held", "_held_at", "_lane", "_whole")
+    __slots__ = ("_bodies", "_due", "_held", "_held_at", "_is_awaited", "_lane", "_replied", "_whole")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, lane: Lane, bodies: Bodies) -> None:
         """Begin unconnected."""
         super().__init__(listener, loop)
         self._lane = lane
         self._bodies = bodies
-        self._awaited: asyncio.Event | None = None  # set when the answer that is awaited has gone out
+        self._is_awaited = False  # whether an answer of the hot lane is still to come
+        self._replied: asyncio.Future[None] | None = None  # for who waits for that
         self._held = bytearray()  # what came behind a request whose answer is awaited, or a request in parts
         self._whole = 0  # bytes of the request in parts; 0 where there is none
         self._held_at = 0.0
@@ -48,7 +48,7 @@ class HotConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        if self._awaited is not None:
+        if self._is_awaited:
             self._held += data
             self._pause_transport_reading()
         elif self._whole:
@@ -66,11 +66,11 @@ class HotConnection(Connection):
                 break
             self._head_at = None
             data = data[taken:]
-            if self._awaited is not None and data:
+            if not data:
+                return
+            if self._is_awaited:
                 self._held += data
                 self._pause_transport_reading()
-                return
-            if not data:
                 return
         self._give(data)
 
@@ -167,14 +167,15 @@ class HotConnection(Connection):
 
     def await_reply(self) -> None:
         """Take no other request; see Link."""
-        self._awaited = asyncio.Event()
+        self._is_awaited = True
 
     def reply_late(self, data: bytes) -> None:
         """Send the answer that was awaited; see Link."""
-        awaited, self._awaited = self._awaited, None
+        self._is_awaited = False
         self.reply(data)
-        if awaited is not None:
-            awaited.set()
+        if self._replied is not None:
+            self._replied.set_result(None)
+            self._replied = None
         if self._wire is not None and self._close:
             self.force_close()
         elif self._held:
@@ -185,16 +186,16 @@ class HotConnection(Connection):
 
     def _process_keepalive(self) -> None:
         """Close an idle connection; one that awaits an answer is none."""
-        if self._awaited is not None:
+        if self._is_awaited:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 — aiohttp names it so
         """End what is under way within a time."""
-        if self._awaited is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._awaited.wait()
+        if self._is_awaited:
+            self._replied = self._loop.create_future()
+            await asyncio.wait([self._replied], timeout=timeout)
+            self._replied = None
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
