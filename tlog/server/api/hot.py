@@ -185,8 +185,8 @@ class HotConnection(Connection):
             self._take(held)
 
     def _process_keepalive(self) -> None:
-        """Close an idle connection; one that awaits an answer is none."""
-        if self._is_awaited:
+        """Close an idle connection; one that awaits an answer, or the rest of a request, is none."""
+        if self._is_awaited or self._whole:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
