@@ -93,7 +93,8 @@ def main() -> None:
 def _micro(arguments: list[str]) -> NoReturn:
     """Become pytest-benchmark, with the settings that fit it."""
     settings = ["-o", "addopts=--import-mode=importlib", "-o", "timeout=600", "-o", "python_files=bench_*.py"]
-    command = [sys.executable, "-m", "pytest", *settings, "-p", "no:xdist", str(_HERE / "micro"), *arguments]
+    command = [sys.executable, "-m", "pytest", *settings, "-p", "no:xdist", "--benchmark-columns=min,median,iqr,rounds"]
+    command += [str(_HERE / "micro"), *arguments]
     os.execv(sys.executable, command)  # noqa: S606  # there is nothing to come back for
 
 

@@ -99,10 +99,13 @@ class Program:
         self._process.wait()
 
 
-def init_log(data: Path) -> str:
-    """Create a log, and return its vkey."""
+def init_log(data: Path, **limits: int) -> str:
+    """Create a log, with other limits than usual where they are named, and return its vkey."""
     command = [str(BIN / "tlogd"), "init", "--origin", "localhost/bench", "--data", str(data), "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
+    if limits:
+        with (data / "treehead.toml").open("a") as file:
+            file.write("\n[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
     return str(json.loads(done.stdout)["vkey"])
 
 
@@ -112,8 +115,8 @@ def serve_log(data: Path) -> Program:
 
 
 @contextmanager
-def serving_new_log(data: Path) -> Iterator[tuple[Program, str]]:
+def serving_new_log(data: Path, **limits: int) -> Iterator[tuple[Program, str]]:
     """Serve a log that has only its first entry; yield the process and the vkey."""
-    vkey = init_log(data)
+    vkey = init_log(data, **limits)
     with serve_log(data) as program:
         yield program, vkey

@@ -35,10 +35,12 @@ class Load:
     Attributes:
         seconds: Length of its timed part.
         processes: Number of generator processes.
+        rate: Requests a second of the open loop; 0 for the closed loop.
     """
 
     seconds: float
     processes: int = 1
+    rate: float = 0.0
 
     def hammer(self, server: Server, kind: str, connections: int) -> Report:
         """Put a server under load, from a process of its own.
@@ -49,6 +51,7 @@ class Load:
         command = [sys.executable, "-m", "benchmarks.load.hammer", server.url, kind, "--check", server.check]
         command += ["--connections", str(connections), "--seconds", str(self.seconds), "--size", str(server.size)]
         command += ["--processes", str(self.processes), "--patience", str(server.patience)]
+        command += ["--rate", str(self.rate)]
         command += [] if server.vkey is None else ["--vkey", server.vkey]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_JUDGE_S + 20 * self.seconds, check=False

@@ -25,6 +25,8 @@ from benchmarks.load.part import Acknowledged, Outcome
 from benchmarks.load.wire import Connection, WireError, now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.load.part import Part
     from benchmarks.load.wire import Parsed
 
@@ -202,8 +204,12 @@ class OpenLoop(Loop):
         super().finish()
 
 
-def run_part(part: Part) -> Outcome:
+def run_part(part: Part, begun: Callable[[], None] = lambda: None) -> Outcome:
     """Do the work of one generator process.
+
+    Args:
+        part: The work.
+        begun: Is called when all connections stand and the load begins.
 
     Raises:
         OSError: The server cannot be reached.
@@ -212,18 +218,19 @@ def run_part(part: Part) -> Outcome:
     gc.freeze()
     gc.disable()  # nothing here makes cycles, and a pause of the generator would count as one of the server
     try:
-        return uvloop.run(_run(part))
+        return uvloop.run(_run(part, begun))
     finally:
         gc.enable()
         gc.unfreeze()
 
 
-async def _run(part: Part) -> Outcome:
+async def _run(part: Part, begun: Callable[[], None]) -> Outcome:
     loop = asyncio.get_running_loop()
     driver = OpenLoop(part) if part.rate else ClosedLoop(part)
     for _ in range(part.connections):
         await loop.create_connection(lambda: Connection(driver), part.address.host, part.address.port)
     await asyncio.sleep(max(0.0, part.start - now()))
+    begun()
     driver.begin()
     with suppress(TimeoutError):  # `finish` counts what is missing
         await asyncio.wait_for(driver.done.wait(), part.warm_up + part.seconds + _DRAIN_S)

@@ -22,7 +22,7 @@ from benchmarks.load.driver import run_part
 from benchmarks.load.entry import Source
 from benchmarks.load.judge import Judge
 from benchmarks.load.kind import ADDING, BATCH, KINDS, PROOFS
-from benchmarks.load.ledger import check_acknowledged, check_distinct, places_of
+from benchmarks.load.ledger import check_acknowledged, check_distinct
 from benchmarks.load.part import Part, parse_address
 from benchmarks.load.percentile import summary_ms
 from benchmarks.load.wire import now
@@ -122,7 +122,7 @@ def judge_all(judge: Judge, check: str, patience: float, parts: Sequence[Part], 
     if check == "none":
         return 0
     if check == "distinct":
-        return check_distinct(judge, places_of(ledger))
+        return check_distinct(judge, ledger)
     try:
         judge.fetch_head(1 + max((max(one.indexes, default=-1) for one in ledger), default=-1), patience)
     except TreeheadError as error:

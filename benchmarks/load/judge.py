@@ -71,10 +71,20 @@ class Judge:
         """
         deadline = time.monotonic() + patience
         while True:
-            self.head = self.open(self._runner.run(fetch_checkpoint()))
+            self.fetch_note()
             if self.head.size >= covering or time.monotonic() > deadline:
                 return self.head
             time.sleep(_POLL_S)
+
+    def fetch_note(self) -> bytes:
+        """Take the newest checkpoint, and return its note.
+
+        Raises:
+            TreeheadError: There is none, or it is not signed by the log.
+        """
+        note = self._runner.run(fetch_checkpoint())
+        self.head = self.open(note)
+        return note
 
     def read(self, make: Callable[[Checkpoint, TileCache], Reading[T]]) -> T:
         """Run a flow that reads, and verifies by, the newest checkpoint.
@@ -108,13 +118,13 @@ class Judge:
         match part.kind:
             case "entry":
                 answer = parse_answer(body)
-                head = self._known(answer.checkpoint)
+                head = self.extended(answer.checkpoint)
                 leaf = leaf_hash(part.source.entry(number))
                 verify_inclusion(leaf, answer.index, head.size, answer.proof, head.root)
             case "batch":
                 self._check_batch(part, number, body)
             case "checkpoint":
-                self._known(body)
+                self.extended(body)
             case "tile" | "bundle":
                 self._check_page(part, number, body)
             case "proof":
@@ -127,7 +137,7 @@ class Judge:
 
     def _check_batch(self, part: Part, number: int, body: bytes) -> None:
         answer = parse_batch_answer(body)
-        head = self._known(answer.checkpoint)
+        head = self.extended(answer.checkpoint)
         entries = [part.source.entry(number * BATCH + at) for at in range(BATCH)]
         leaves = {result.index: leaf_hash(entry) for result, entry in zip(answer.results, entries, strict=True)}
         verify_multiproof(leaves, head.size, answer.proof, head.root)
@@ -143,7 +153,7 @@ class Judge:
     def _check_proofs(self, part: Part, number: int, body: bytes) -> None:
         match cbor.decode(body):
             case {"proofs": list(proofs), "checkpoint": bytes(note)}:
-                head = self._known(note)
+                head = self.extended(note)
                 for proof, index in zip(proofs, picks(number, part.size), strict=True):
                     self._check_proof(proof, head.root, head.size, index)
             case _:
@@ -156,8 +166,12 @@ class Judge:
             case _:
                 raise FormatError(f"not the proof of entry {wanted}")
 
-    def _known(self, note: bytes) -> Checkpoint:
-        """Return the checkpoint of an answer, which the newest one must extend."""
+    def extended(self, note: bytes) -> Checkpoint:
+        """Return the checkpoint of a note, which the newest one must extend.
+
+        Raises:
+            TreeheadError: It does not, or that cannot be told.
+        """
         head = self.open(note)
         if head.size > self.head.size:
             raise VerificationError(f"size {head.size} was answered, and the newest checkpoint has {self.head.size}")
