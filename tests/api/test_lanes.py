@@ -38,7 +38,7 @@ LIMITS = Limits(header_seconds=0.2, body_seconds=0.2, keepalive_seconds=0.2, fre
 LAST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 """What is sent behind a request, to see where the server takes its end to be."""
 
-HOT = ("/add", "/v1/entries", "/checkpoint", "/tile/", "/v1/proofs/inclusion/", "/v1/proofs/consistency/")
+HOT = ("/add", "/v1/entries", "/checkpoint", "/tile/", "/v1/proofs")
 
 # What is true of this moment alone, or counts connections.
 _DATE = re.compile(rb"Date: [^\r]+")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
@@ -27,6 +28,7 @@ from tlog.merkle import (
 )
 from tlog.multiproof import cut_inclusion_proofs, multiproof_nodes, verify_multiproof
 from tlog.server.errors import DamageError
+from tlog.server.tails import Tails
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +43,9 @@ Proving: TypeAlias = Generator[Sequence[Node], list[bytes], T]
 
 BATCH_PROOFS = 2
 """Proofs of batches that are made at a time: each may read thousands of tiles."""
+
+MAX_ROOTS = 1024
+"""Most roots of older trees that are kept: clients ask for proofs in the few trees that they trust."""
 
 INLINE_PROOFS = 256
 """Entries whose proof is verified on the event loop: 2 ms. That of more entries is verified beside it."""
@@ -57,6 +62,8 @@ class Prover(ABC):
         """Prove what a tree holds."""
         self.tree = tree
         self._proving = asyncio.Semaphore(BATCH_PROOFS)
+        self._tails = Tails(tree)
+        self._roots: OrderedDict[int, bytes] = OrderedDict()  # of sizes that were proven
 
     @property
     @abstractmethod
@@ -82,7 +89,24 @@ class Prover(ABC):
 
     def prove_inclusion_now(self, index: int, size: int) -> tuple[bytes, list[bytes]] | None:
         """Return what `prove_inclusion` does, or raise the same; None where something has to be read first."""
-        return self._read_now(_inclusion(index, size, None, self.head))
+        head = self.head
+        if index < size <= head.size:
+            root = head.root if size == head.size else self._root_now(size, head)
+            found = None if root is None else self._tails.prove(index, size, root)
+            if found is not None:
+                return found
+        return self._read_now(_inclusion(index, size, None, head))
+
+    def _root_now(self, size: int, head: SignedHead) -> bytes | None:
+        """Return the root at a size, proven to be that of a prefix of the signed tree, which it stays for ever."""
+        root = self._roots.get(size)
+        if root is None:
+            root = self._read_now(_root(size, head))
+            if root is not None:
+                self._roots[size] = root
+                if len(self._roots) > MAX_ROOTS:
+                    self._roots.popitem(last=False)
+        return root
 
     async def prove_many(self, indexes: Sequence[int], head: SignedHead) -> list[tuple[bytes, list[bytes]]]:
         """Return the leaf hash and the inclusion proof of each entry, to a signed head, verified.
@@ -92,6 +116,18 @@ class Prover(ABC):
             DamageError: What is stored does not lead to its root.
         """
         return [await self.prove_inclusion(index, head.size, head=head) for index in indexes]
+
+    def prove_many_now(self, indexes: Sequence[int], head: SignedHead) -> list[tuple[bytes, list[bytes]]] | None:
+        """Return what `prove_many` does, or raise the same; None where something has to be read first."""
+        found: list[tuple[bytes, list[bytes]]] = []
+        for index in indexes:
+            proven = self._tails.prove(index, head.size, head.root) if index < head.size else None
+            if proven is None:
+                proven = self._read_now(_inclusion(index, head.size, None, head))
+            if proven is None:
+                return None
+            found.append(proven)
+        return found
 
     async def prove_batch(self, leaves: Mapping[int, bytes], head: SignedHead) -> list[bytes]:
         """Return the multiproof of leaf hashes by index, to a signed head, verified.

@@ -23,8 +23,9 @@ from tlog.server.api.entries import post_add, post_entry
 from tlog.server.api.form import Stamp, form
 from tlog.server.api.head import MAX_HEAD, parse_fields
 from tlog.server.api.media import OCTETS, TEXT, negotiate
-from tlog.server.api.proofs import get_consistency, get_inclusion
+from tlog.server.api.proofs import PARSERS, get_consistency, get_inclusion, post_proofs, proofs_answer
 from tlog.server.api.static import get_bundle, get_checkpoint, get_tile
+from tlog.server.limit import MAX_PROOFS_BYTES
 from tlog.strict import parse_decimal
 from tlog.tile import Bundle, parse_path
 
@@ -74,7 +75,10 @@ class Lane:
         self._readers = [
             (f"GET {prefix}/".encode(), Reader(prefix, log, traffic, self._stamp)) for prefix, log in logs.items()
         ]
-        self._posts: dict[bytes, Adding] = {}
+        self._posts: dict[bytes, Adding | Proving] = {
+            f"POST {prefix}{post_proofs.path}".encode() + _VERSION: Proving(prefix, log, traffic, self._stamp)
+            for prefix, log in logs.items()
+        }
         if rates.policy is None:  # else each answer says what the address has left, which is the other lane's work
             for operation in (post_add, post_entry):
                 for prefix, log in logs.items():
@@ -98,13 +102,13 @@ class Lane:
         line, end = data[:start], end + len(_END)
         if fields.length is None:
             return end if self._read(link, line, fields) else OTHER
-        adding = self._posts.get(line)
-        if adding is None or fields.length > adding.limit:
+        post = self._posts.get(line)
+        if post is None or fields.length > post.limit:
             return OTHER
         whole = end + fields.length
         if whole > len(data):
             return -whole
-        return whole if adding.take(link, fields, data[end:whole]) else OTHER
+        return whole if post.take(link, fields, data[end:whole]) else OTHER
 
     def _read(self, link: Link, line: bytes, fields: Fields) -> bool:
         if line.endswith(_VERSION):
@@ -112,6 +116,38 @@ class Lane:
                 if line.startswith(start):
                     return reader.read(link, line, line[len(start) : -len(_VERSION)], fields)
         return False
+
+
+class Proving:
+    """Proofs of many entries of one log."""
+
+    limit = MAX_PROOFS_BYTES
+
+    def __init__(self, prefix: str, log: ServedLog, traffic: Traffic, stamp: Stamp) -> None:
+        """Prove what a log holds, whose routes begin with a prefix."""
+        self._route = prefix + post_proofs.path
+        self._log = log
+        self._traffic = traffic
+        self._stamp = stamp
+        self._forms = {media_type: form(post_proofs, media_type) for media_type in post_proofs.offers}
+
+    def take(self, link: Link, fields: Fields, data: bytes) -> bool:
+        """Answer where that takes no waiting, and return whether it did."""
+        began = perf_counter()
+        head = self._log.head
+        try:
+            media_type = negotiate(fields.accept, post_proofs.offers)
+            parse = PARSERS.get(fields.media_type)
+            wanted = parse(data).indexes if parse is not None and not fields.have else None
+            found = self._log.prove_many_now(wanted, head) if wanted is not None else None
+        except TreeheadError:
+            return False  # the other lane says what is wrong
+        if wanted is None or found is None:
+            return False
+        body = encode(proofs_answer(wanted, found, head), media_type)
+        link.reply(b"%b%d%b%b" % (self._forms[media_type], len(body), self._stamp(), body))
+        self._traffic.add(self._route, "POST", 200, perf_counter() - began)
+        return True
 
 
 class Reader:
