@@ -136,7 +136,7 @@ class Pool:
         self.places = 0
         self._limits = limits
         self._pending: dict[bytes, Waiting] = {}
-        self._open: dict[int, Submission] = {}  # by id, in the order of admission
+        self._open: dict[Submission, None] = {}  # in the order of admission
         self._queue: list[Submission] = []
 
     def is_full(self) -> bool:
@@ -151,12 +151,12 @@ class Pool:
 
     def oldest(self) -> float | None:
         """Return when the oldest submission was admitted that is not answered; None where there is none."""
-        return next((submission.since for submission in self._open.values()), None)
+        return next((submission.since for submission in self._open), None)
 
     def open(self, request: RequestKey | None, since: float, count: int) -> Submission:
         """Admit a submission that will place so many entries."""
         submission = Submission(request, since, count)
-        self._open[id(submission)] = submission
+        self._open[submission] = None
         self.places += count
         return submission
 
@@ -237,7 +237,7 @@ class Pool:
 
     def abandon(self, failure: Exception) -> None:
         """Tell everybody who still waits; what was sealed may be durable all the same."""
-        for submission in list(self._open.values()):
+        for submission in list(self._open):
             self._fail(submission, failure)
 
     def _fail(self, submission: Submission, failure: Exception) -> None:
@@ -248,7 +248,8 @@ class Pool:
                 answer.set_exception(failure)
 
     def _close(self, submission: Submission) -> None:
-        if self._open.pop(id(submission), None) is not None:
+        if submission in self._open:
+            del self._open[submission]
             self.places -= submission.count
         for waiting in submission.brought:
             self._forget(waiting)

@@ -202,8 +202,10 @@ class Sequencer:
             answer: Is told of the outcome, possibly before this returns.
             request: The request's idempotency key, under which nothing was done yet.
         """
-        self._check_size(entries)
-        self.check_admission(len(entries))
+        count = len(entries)
+        if count != 1 or len(entries[0]) > MAX_ENTRY_SIZE:  # one entry is never too many bytes for a batch
+            self._check_size(entries)
+        self.check_admission(count)
         return self.admission.admit(entries, request, answer)
 
     async def _again(self, entries: Sequence[bytes], record: KeyRecord) -> list[Placed]:
@@ -281,8 +283,6 @@ class Sequencer:
         self.pool.abandon(StoppedError("the log stopped before it could sign this entry"))
 
     def _check_size(self, entries: Sequence[bytes]) -> None:
-        if len(entries) == 1 and len(entries[0]) <= MAX_ENTRY_SIZE:
-            return  # a batch may have as many bytes
         if any(len(entry) > MAX_ENTRY_SIZE for entry in entries):
             raise TooLargeError(f"an entry has at most {MAX_ENTRY_SIZE} bytes")
         if len(entries) > self._limits.batch_entries:

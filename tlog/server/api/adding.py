@@ -92,7 +92,7 @@ class Adding:
         self, operation: Operation, prefix: str, log: ServedLog, traffic: Traffic, bodies: Bodies, stamp: Stamp
     ) -> None:
         """Add to a log whose routes begin with a prefix."""
-        self._operation = operation
+        self._offers = operation.offers
         self._route = prefix + operation.path
         self._log = log
         self._traffic = traffic
@@ -109,16 +109,15 @@ class Adding:
 
     def take(self, link: Link, fields: Fields, entry: bytes) -> bool:
         """Admit an entry, and return whether it was; what refuses it refuses it in the other lane, too."""
+        size = len(entry)
         try:
-            media_type = (
-                negotiate(fields.accept, self._operation.offers) if self._has_proof else self._operation.offers[0]
-            )
-            pending = Pending(self, link, fields, media_type, len(entry))
-            self._bodies.check(len(entry))
+            media_type = negotiate(fields.accept, self._offers) if self._has_proof else self._offers[0]
+            pending = Pending(self, link, fields, media_type, size)
+            self._bodies.check(size)
             pending.submission = self._log.submit(entry, pending)
         except TreeheadError:
             return False
-        self._bodies.held += len(entry)
+        self._bodies.held += size
         link.await_reply()
         return True
 
