@@ -124,7 +124,15 @@ def test_a_result_is_read_as_it_was_written_and_the_newest_is_found(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1234567.0, "1,230,000"), (999.6, "1,000"), (12.34, "12.3"), (0.07777, "0.078"), (1.0, "1.00")],
+    [
+        (0.0, "0"),
+        (1234567.0, "1,230,000"),
+        (999.6, "1,000"),
+        (12.34, "12.3"),
+        (0.000107, "0.000107"),
+        (0.07777, "0.0778"),
+        (1.0, "1.00"),
+    ],
 )
 def test_a_figure_has_three_digits(value: float, text: str) -> None:
     assert figure(value) == text
