@@ -110,7 +110,9 @@ def _measure(options: argparse.Namespace) -> Result:
         ValueError: There is no such row.
     """
     rows = rows_named(options.names)
-    with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd(), prefix=".bench-") as name:
+    where = options.folder or Path.cwd()
+    where.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=where, prefix=".bench-") as name:
         folder = Path(name)
         prepared, vkey = _prepared(options.folder or folder, rows, options.entries)
         noop, load = Noop(), Load(options.seconds, options.processes)
