@@ -73,6 +73,7 @@ def test_no_beginning_of_an_answer_is_one(data: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n",
         b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n0",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n01",
+        b"HTTP/1.1 2x0 OK\r\nContent-Length: 1\r\n\r\n0",
         b"garbage\r\n\r\n",
     ],
 )
