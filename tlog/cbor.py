@@ -11,11 +11,14 @@ order is made here. Reading re-encodes and compares: exactly one byte string sta
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Never, TypeAlias, cast
+from typing import TYPE_CHECKING, Never, TypeAlias, cast
 
 import cbor2
 
 from tlog.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int | str, Value] | None"
 """What can be encoded."""
@@ -41,6 +44,27 @@ def encode(value: Value) -> bytes:
         FormatError: The value is outside the profile.
     """
     return cbor2.dumps(_ordered(value, MAX_DEPTH))
+
+
+# Encodings put together from encoded parts, for formats whose parts are known to be of the profile and in order.
+
+
+def encode_head(major: int, value: int) -> bytes:
+    """Return the head of an item: its major type, 0 to 7, and its value below 2^64, in the shortest form."""
+    if value < 24:
+        return bytes((major << 5 | value,))
+    size = 0 if value < 1 << 8 else 1 if value < 1 << 16 else 2 if value < 1 << 32 else 3
+    return bytes((major << 5 | 24 + size,)) + value.to_bytes(1 << size, "big")
+
+
+def encode_bytes(data: bytes) -> bytes:
+    """Encode a byte string."""
+    return encode_head(2, len(data)) + data
+
+
+def encode_array(items: Sequence[bytes]) -> bytes:
+    """Encode an array of items that are encoded already."""
+    return encode_head(4, len(items)) + b"".join(items)
 
 
 def decode(data: bytes) -> Value:

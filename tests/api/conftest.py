@@ -74,10 +74,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture
-async def api(template: Path, tmp_path: Path) -> AsyncIterator[Api]:
-    """Serve a copy of the log as `tlogd serve` does."""
-    async with serving(shutil.copytree(template, tmp_path / "log")) as served:
+@pytest.fixture(params=[True, False], ids=["hot", "other"])
+async def api(template: Path, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Api]:
+    """Serve a copy of the log as `tlogd serve` does, with and without a hot lane."""
+    async with serving(shutil.copytree(template, tmp_path / "log"), hot_lane=bool(request.param)) as served:
         yield served
 
 
@@ -88,11 +88,13 @@ def copy(template: Path, tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def serving(data: Path, limits: Limits = DEFAULTS, *, read_only: bool = False) -> AsyncIterator[Api]:
+async def serving(
+    data: Path, limits: Limits = DEFAULTS, *, read_only: bool = False, hot_lane: bool = True
+) -> AsyncIterator[Api]:
     """Open a log with some limits, and serve it."""
     config = msgspec.structs.replace(read_config(data / "treehead.toml"), limits=limits)
     async with open_log(config, raise_fatal, read_only=read_only) as log:
-        runner = make_runner({"": log}, limits)
+        runner = make_runner({"": log}, limits, hot_lane=hot_lane)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -111,12 +111,18 @@ async def try_all(server: Server, operation: Operation | None, requests: list[by
 
 
 def request(
-    operation: Operation, *, method: str = "", path: str | bytes = "", version: bytes = b"HTTP/1.1", more: bytes = b""
+    operation: Operation,
+    *,
+    method: str = "",
+    path: str | bytes = "",
+    version: bytes = b"HTTP/1.1",
+    more: bytes = b"",
+    closes: bool = True,
 ) -> bytes:
     """Return a good request, or one with a part replaced or more headers."""
     target = path or EXAMPLES[operation.path]
     content_type, body = BODIES.get(operation.path, ("", b""))
-    lines = [b"Host: localhost", b"Connection: close"]
+    lines = [b"Host: localhost", *([b"Connection: close"] if closes else [])]
     if operation.body:
         lines += [b"Content-Type: " + content_type.encode()]
         if b"transfer-encoding" not in more.lower() and b"content-length" not in more.lower():
@@ -313,11 +319,11 @@ async def test_the_server_is_well_afterwards(server: Server) -> None:
     assert answer[0] == 200
 
 
-def mutations() -> st.SearchStrategy[bytes]:
+def mutations(*, closes: bool = True) -> st.SearchStrategy[bytes]:
     """Return good requests of which some bytes were replaced, removed or added."""
 
     def mutate(operation: Operation, edits: list[tuple[float, str, bytes]]) -> bytes:
-        data = request(operation)
+        data = request(operation, closes=closes)
         for place, kind, junk in edits:
             at = int(place * len(data))
             data = data[:at] + (b"" if kind == "remove" else junk) + data[at + (0 if kind == "add" else len(junk)) :]

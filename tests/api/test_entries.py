@@ -309,10 +309,10 @@ async def test_a_closing_log_takes_nothing_and_still_serves(api: Api) -> None:
 
 
 async def test_a_retry_after_is_only_sent_where_it_is_known(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str | None) -> None:
+    def refuse(_: int = 1) -> None:
         raise PushbackError("later")
 
-    monkeypatch.setattr(api.log, "check_admission", refuse)
+    monkeypatch.setattr(api.log._writer, "check_admission", refuse)
     response = await api.post("/add", b"entry")
     assert response.status == 503
     assert "retry-after" not in response.headers

@@ -148,10 +148,10 @@ async def test_a_defect_says_nothing_about_the_inside(api: Api, monkeypatch: pyt
 
 
 async def test_a_wait_is_told_only_where_it_is_known(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str | None) -> None:
+    def refuse(_: int = 1) -> None:
         raise PushbackError("later", retry_after=7)
 
-    monkeypatch.setattr(api.log, "check_admission", refuse)
+    monkeypatch.setattr(api.log._writer, "check_admission", refuse)
     response = await api.post("/add", b"entry", ("Accept", CBOR))
     assert (response.status, response.headers["retry-after"]) == (503, "7")
     assert cbor2.loads(response.body)[-2] == "later"

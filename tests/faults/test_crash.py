@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import closing, suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import uvloop
@@ -40,12 +40,13 @@ class Load:
         refused: How many requests were answered with 503.
     """
 
+    numbers: ClassVar = count()  # of all loads: an entry that comes again would be a duplicate
+
     def __init__(self, server: Server, seen: Seen) -> None:
         self.server = server
         self.seen = seen
         self.unanswered: set[bytes] = set()
         self.refused = 0
-        self._numbers = count()
 
     async def run(self, connections: int, seconds: float) -> None:
         """Load the server; return when it hung up on everybody."""
@@ -58,7 +59,7 @@ class Load:
         with suppress(ConnectionError):
             async with connected(self.server.port) as connection:
                 while time.monotonic() < deadline:
-                    entry = f"{id(self)} {next(self._numbers)} ".encode() * 5
+                    entry = f"entry {next(self.numbers)} of a load ".encode() * 5
                     self.unanswered.add(entry)
                     response = await connection.request("POST", route, entry, headers)
                     if response.status == 503:

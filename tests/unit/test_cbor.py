@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.mutation import mutations
-from tlog.cbor import MAX_DEPTH, Value, decode, encode
+from tlog.cbor import MAX_DEPTH, Value, decode, encode, encode_array, encode_bytes, encode_head
 from tlog.errors import FormatError
 
 EXAMPLES: dict[str, Value] = {
@@ -244,3 +244,24 @@ def test_a_hostile_100_kb_is_judged_at_once(name: str) -> None:
     with suppress(FormatError):
         decode(HOSTILE[name])
     assert time.process_time() - begin < 2
+
+
+# Put together from parts.
+
+
+@pytest.mark.parametrize("major", range(8))
+@pytest.mark.parametrize("value", [0, 23, 24, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**64 - 1])
+def test_a_head_is_in_its_shortest_form(major: int, value: int) -> None:
+    head = encode_head(major, value)
+    assert head[0] >> 5 == major
+    assert head[:1][0] & 31 == (value if value < 24 else 23 + (len(head) - 1).bit_length())
+    assert value < 24 or int.from_bytes(head[1:]) == value
+    if major == 0:
+        assert head == cbor2.dumps(value)
+    if major == 1:
+        assert head == cbor2.dumps(-1 - value)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=300))
+def test_byte_strings_and_arrays_that_are_put_together_are_those_of_cbor2(items: list[bytes]) -> None:
+    assert encode_array([encode_bytes(item) for item in items]) == cbor2.dumps(items)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tlog.server.duplicates import Duplicates
     from tlog.server.idempotency import KeyRecord, Keys, RequestKey
     from tlog.server.metrics import Meter
+    from tlog.server.pool import Answer
     from tlog.server.storage import SignedHead
 
 LOOK_UPS = 2
@@ -104,23 +105,21 @@ class Admission:
         self._meter.replays += 1
         return under_way.record()
 
-    def admit(
-        self, entries: Sequence[bytes], request: RequestKey | None
-    ) -> tuple[Submission, asyncio.Future[SignedHead]]:
-        """Place entries; the future gets the head that contains all of them."""
+    def admit(self, entries: Sequence[bytes], request: RequestKey | None, answer: Answer) -> Submission:
+        """Place entries; the answer gets the head that contains all of them."""
         submission = self._pool.open(request, monotonic(), len(entries))
-        answer = submission.answer()
+        submission.answers.append(answer)
         if request is not None:
             self._keyed[request.key] = submission
         doubtful = [waiting for entry in entries if (waiting := self._place(submission, entry)) is not None]
-        if doubtful or submission.owners():
+        if doubtful or (len(submission.brought) < len(entries) and submission.owners()):
             submission.resolved = asyncio.Event()
             task = asyncio.create_task(self._resolve(submission, submission.resolved, doubtful))
             self._resolving.add(task)
             task.add_done_callback(self._resolved)
         else:
             self._enter(submission)
-        return submission, answer
+        return submission
 
     def drop(self, failure: Exception) -> None:
         """Give up what has entered and is not in a commit: nothing of it is signed, so its keys may come again."""
@@ -130,7 +129,7 @@ class Admission:
 
     def settle(self, submission: Submission, head: SignedHead) -> None:
         """Answer a submission whose entries are all in a signed head, and remember its key."""
-        record = submission.record()
+        record = submission.record() if submission.request is not None else None
         if record is not None:
             self._keys.put(record, self._now_ms())
             del self._keyed[record.request.key]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -68,6 +69,7 @@ class Clock:
         self.stops = 0
         self._wall_ms = wall_ms
         self._read_ms = steady_ms()
+        self._believed: tuple[int, int, int] | None = None  # what was read last, where it was believed
         self._ahead_us = (wall_ms() - self._read_ms) * 1000  # of the wall clock before the steady one, as believed
 
     def read(self, last_ms: int) -> int:
@@ -80,6 +82,9 @@ class Clock:
             ClockError: It is not.
         """
         wall_ms, steady_ms = self._wall_ms(), self.steady_ms()
+        read = (wall_ms, steady_ms, last_ms)
+        if read == self._believed:
+            return wall_ms
         passed_ms, self._read_ms = max(0, steady_ms - self._read_ms), steady_ms
         off_us = (wall_ms - steady_ms) * 1000 - self._ahead_us
         most_us = passed_ms * 1000 // DRIFT
@@ -98,7 +103,9 @@ class Clock:
             )
         self._note(stopped)
         if stopped:
+            self._believed = None
             raise ClockError(stopped, retry_after=RETRY_AFTER_S)
+        self._believed = read
         self._ahead_us += drift_us
         return wall_ms
 
@@ -134,9 +141,7 @@ def steady(start_ms: int) -> Callable[[], int]:
     """Return a clock that begins at a time and never jumps; it counts while the machine sleeps, where that can be."""
     boot_time: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
 
-    def read_ns() -> int:
-        return time.monotonic_ns() if boot_time is None else time.clock_gettime_ns(boot_time)
-
+    read_ns = time.monotonic_ns if boot_time is None else partial(time.clock_gettime_ns, boot_time)
     began = read_ns()
     return lambda: start_ms + (read_ns() - began) // 1_000_000
 

@@ -14,6 +14,7 @@
     [http]
     host = "127.0.0.1"
     port = 8080
+    hot_lane = true                         the requests that come most often are answered without aiohttp's handlers
 
     [limits]                                see `tlog.server.limit`
     rate = 1000
@@ -54,10 +55,11 @@ _Path = Annotated[str, Meta(pattern=r"^[^\x00]+$")]
 
 
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the server listens."""
+    """Where the server listens, and whether the requests that come most often have a lane of their own."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    hot_lane: bool = True
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,6 +204,7 @@ def format_config(config: Config) -> str:
         + (f"anchor_file = {text(config.anchor_file)}\n" if config.anchor_file else "")
         + ("" if config.dedup else "dedup = false\n")
         + f"\n[http]\nhost = {text(config.http.host)}\nport = {config.http.port}\n"
+        + ("" if config.http.hot_lane else "hot_lane = false\n")
         + ("\n[limits]\n" if limits else "")
         + "".join(f"{name} = {value}\n" for name, value in limits.items())
     )

@@ -60,8 +60,14 @@ class LeafIndex:
 
     def may_be_in_runs(self, leaf_hash: bytes) -> bool:
         """Return False where no run has a leaf hash."""
+        runs = self._runs
+        if not runs:
+            return False
         prefix = prefix_of(leaf_hash)
-        return any(run.may_have(prefix) for run in self._runs)
+        for run in runs:  # noqa: SIM110 — a generator would cost as much as the filters
+            if run.may_have(prefix):
+                return True
+        return False
 
     def runs_with(self, leaf_hash: bytes) -> frozenset[int]:
         """Return the runs that may have a leaf hash."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tlog.server.config import Config
     from tlog.server.idempotency import RequestKey
     from tlog.server.limit import Limits
+    from tlog.server.pool import Answer, Submission
     from tlog.server.storage import SignedHead
 
 Fatal = Callable[[BaseException], None]
@@ -123,6 +124,10 @@ class ServedLog(Prover):
     async def add_many(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit; see Sequencer."""
         return await self._writable().add(entries, request)
+
+    def submit(self, entry: bytes, answer: Answer) -> Submission:
+        """Admit an entry now, or refuse it; the answer is told of the outcome. See Sequencer."""
+        return self._writable().submit([entry], answer)
 
     async def sign_end(self, reason: str) -> bytes:
         """Return the signed entry that would end the log where it is now.

@@ -45,10 +45,12 @@ class Overlay:
         self.bytes = 0
         self._entries: list[bytes] = []
         self._levels: list[list[bytes]] = []
+        self._starts: list[int] = []  # the index of the first node of each level
         for level in range(position.bit_length()):
             tile_level, height = divmod(level, TILE_HEIGHT)
             row = list(partials.get(tile_level, ())) if height == 0 else _pairs(self._levels[-1])
             self._levels.append(row)
+            self._starts.append(_start(position, level))
 
     def extend(self, growth: Growth, entries: Sequence[bytes]) -> None:
         """Make a commit visible."""
@@ -57,6 +59,7 @@ class Overlay:
         for level, hashes in enumerate(growth.levels):
             if level == len(self._levels):
                 self._levels.append([])
+                self._starts.append(_start(self.position, level))
             self._levels[level] += hashes
         self._entries += entries
         self.bytes += sum(map(len, entries))
@@ -65,7 +68,9 @@ class Overlay:
     def trim(self, position: int) -> None:
         """Drop what is in the tile store up to a new position."""
         for level, row in enumerate(self._levels):
-            del row[: _start(position, level) - _start(self.position, level)]
+            start = _start(position, level)
+            del row[: start - self._starts[level]]
+            self._starts[level] = start
         self.bytes -= sum(map(len, self._entries[: position - self.position]))
         del self._entries[: position - self.position]
         self.position = position
@@ -73,9 +78,10 @@ class Overlay:
     def hash_of(self, node: Node) -> bytes | None:
         """Return the hash of a complete node; None if it is in the tile store, or not complete."""
         level, index = node
-        offset = index - _start(self.position, level)
-        if 0 <= level < len(self._levels) and 0 <= offset < len(self._levels[level]):
-            return self._levels[level][offset]
+        if 0 <= level < len(self._levels):
+            offset, row = index - self._starts[level], self._levels[level]
+            if 0 <= offset < len(row):
+                return row[offset]
         return None
 
     def tile(self, tile: Tile) -> bytes | None:

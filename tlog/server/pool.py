@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tlog.server.idempotency import KeyRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from tlog.server.idempotency import RequestKey
     from tlog.server.limit import Limits
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 PLACES = 4
 """Entries that those who wait may have sent for each that the pool holds: joining costs memory, too."""
+
+
+class Answer(Protocol):
+    """What is told of the outcome of a submission, once; a future is one."""
+
+    def done(self) -> bool:
+        """Return whether it wants to be told no more."""
+
+    def set_result(self, head: SignedHead, /) -> None:
+        """Take the head that contains all of it."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take why it was given up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +71,7 @@ class Submission:
         count: How many entries it has.
         places: Each of its entries in order, and whether it is the one that brings it.
         brought: The entries that it appends.
+        size: Their bytes.
         answers: Those who wait for the head that contains all of it; never shared, because a waiter may be cancelled.
         resolved: Set when its entries were looked up; None where that took no waiting.
         head: The head that contains all of it, once it is signed.
@@ -69,7 +83,8 @@ class Submission:
     count: int = 0
     places: list[tuple[Waiting, bool]] = field(default_factory=list)
     brought: list[Waiting] = field(default_factory=list)
-    answers: list[asyncio.Future[SignedHead]] = field(default_factory=list)
+    size: int = 0
+    answers: list[Answer] = field(default_factory=list)
     resolved: asyncio.Event | None = None
     head: SignedHead | None = None
     failure: Exception | None = None
@@ -156,8 +171,10 @@ class Pool:
         submission.places.append((waiting, True))
         if joinable:
             self._pending[leaf_hash] = waiting
+        size = len(entry)
+        submission.size += size
         self.entries += 1
-        self.bytes += len(entry)
+        self.bytes += size
         return waiting
 
     def found(self, submission: Submission, entries: Sequence[Waiting], indexes: Sequence[int | None]) -> int:
@@ -172,8 +189,11 @@ class Pool:
         for waiting, index in old:
             waiting.index, waiting.is_old = index, True
             self._forget(waiting)
+        self._take_out(submission)
         submission.brought = [waiting for waiting in submission.brought if not waiting.is_old]
-        self._count([waiting for waiting, _ in old])
+        submission.size = sum(len(waiting.entry) for waiting in submission.brought)
+        self.entries += len(submission.brought)
+        self.bytes += submission.size
         return len(old)
 
     def enter(self, submission: Submission) -> None:
@@ -184,13 +204,13 @@ class Pool:
         """Take the oldest submissions out of the queue, up to the size of a commit; at least one."""
         size = taken = 0
         for submission in self._queue:
-            size += sum(len(one.entry) for one in submission.brought)
+            size += submission.size
             if taken and size > self._limits.batch_bytes:
                 break
             taken += 1
         sealed, self._queue = self._queue[:taken], self._queue[taken:]
         for submission in sealed:
-            self._count(submission.brought)
+            self._take_out(submission)
             self.committing += len(submission.brought)
         return sealed
 
@@ -205,7 +225,7 @@ class Pool:
 
     def give_up(self, submission: Submission, failure: Exception) -> None:
         """Tell those who wait for a submission that did not enter that it will not be signed."""
-        self._count(submission.brought)
+        self._take_out(submission)
         self._fail(submission, failure)
 
     def drop(self, failure: Exception) -> list[Submission]:
@@ -237,7 +257,7 @@ class Pool:
         if self._pending.get(waiting.leaf_hash) is waiting:
             del self._pending[waiting.leaf_hash]
 
-    def _count(self, left: Iterable[Waiting]) -> None:
-        for waiting in left:
-            self.entries -= 1
-            self.bytes -= len(waiting.entry)
+    def _take_out(self, submission: Submission) -> None:
+        """Count what it brings as no longer waiting."""
+        self.entries -= len(submission.brought)
+        self.bytes -= submission.size

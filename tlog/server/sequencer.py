@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from tlog.server.clock import Clock
     from tlog.server.commit import Commit, Committed
     from tlog.server.duplicates import Duplicates
-    from tlog.server.idempotency import Keys, RequestKey
+    from tlog.server.idempotency import KeyRecord, Keys, RequestKey
     from tlog.server.limit import Limits
     from tlog.server.overlay import Overlay
-    from tlog.server.pool import Submission
+    from tlog.server.pool import Answer, Submission
     from tlog.server.space import Space
     from tlog.server.storage import SignedHead
     from tlog.server.storage.database import Database
@@ -156,15 +156,15 @@ class Sequencer:
         if self._closing or self.halted:
             raise StoppedError(self.halted or "the log is closing")
         self.read_clock()
-        limits, overlay = self._limits, self._end.overlay
-        size = self.head.size + self.pool.committing + self.pool.entries
+        limits, overlay, pool = self._limits, self._end.overlay, self.pool
+        size = self.head.size + pool.committing + pool.entries
         if size + count > limits.tree_size:
             raise ReadOnlyError(f"the log has {size} entries, and takes {limits.tree_size} at most")
-        if self.pool.is_full():
+        if pool.is_full():
             raise PushbackError("too many entries are waiting", retry_after=RETRY_AFTER_S)
         if size - overlay.position >= limits.lag or overlay.bytes >= limits.lag_bytes:
             raise PushbackError("tiles are being written; adding goes on when they are", retry_after=RETRY_AFTER_S)
-        self._end.space.check(3 * self.pool.bytes + 2 * overlay.bytes)  # in log.db, and in tiles.db and its WAL
+        self._end.space.check(3 * pool.bytes + 2 * overlay.bytes)  # in log.db, and in tiles.db and its WAL
 
     async def add(self, entries: Sequence[bytes], request: RequestKey | None = None) -> list[Placed]:
         """Append entries in one commit and return when they are durable, and contained in a signed head.
@@ -183,18 +183,36 @@ class Sequencer:
             KeyReusedError: The key was used for another request.
             DamageError: What is stored does not verify, so duplicates cannot be told.
         """
-        self._check_size(entries)
-        if request is not None and (record := await self.admission.repeat(request)) is not None:
-            leaves = [leaf_hash(entry) for entry in entries]
-            await self._end.duplicates.check(record.indexes, leaves)
-            return [
-                Placed(index, leaf, self.head, is_new=False) for index, leaf in zip(record.indexes, leaves, strict=True)
-            ]
-        self.check_admission(len(entries))
-        submission, answer = self.admission.admit(entries, request)
+        if request is not None:
+            self._check_size(entries)
+            record = await self.admission.repeat(request)
+            if record is not None:
+                return await self._again(entries, record)
+        answer: asyncio.Future[SignedHead] = asyncio.get_running_loop().create_future()
+        submission = self.submit(entries, answer, request)
         head = await answer
         places = submission.places
         return [Placed(one.index, one.leaf_hash, head, is_new=is_mine and not one.is_old) for one, is_mine in places]
+
+    def submit(self, entries: Sequence[bytes], answer: Answer, request: RequestKey | None = None) -> Submission:
+        """Admit entries now, or refuse them; see `add`, which this is the first part of.
+
+        Args:
+            entries: At least one.
+            answer: Is told of the outcome, possibly before this returns.
+            request: The request's idempotency key, under which nothing was done yet.
+        """
+        self._check_size(entries)
+        self.check_admission(len(entries))
+        return self.admission.admit(entries, request, answer)
+
+    async def _again(self, entries: Sequence[bytes], record: KeyRecord) -> list[Placed]:
+        """Return where the entries of a request are that was carried out before."""
+        leaves = [leaf_hash(entry) for entry in entries]
+        await self._end.duplicates.check(record.indexes, leaves)
+        return [
+            Placed(index, leaf, self.head, is_new=False) for index, leaf in zip(record.indexes, leaves, strict=True)
+        ]
 
     def read_clock(self) -> int:
         """Return the time that a segment would be stamped with now, milliseconds since 1970.
@@ -204,8 +222,9 @@ class Sequencer:
         """
         try:
             return self._clock.read(self._last_ms)
-        finally:
+        except ClockError:
             self.meter.clock_stops = self._clock.stops
+            raise
 
     def is_clock_stopped(self) -> bool:
         """Return whether the clock was not believed when it was read last."""
@@ -262,6 +281,8 @@ class Sequencer:
         self.pool.abandon(StoppedError("the log stopped before it could sign this entry"))
 
     def _check_size(self, entries: Sequence[bytes]) -> None:
+        if len(entries) == 1 and len(entries[0]) <= MAX_ENTRY_SIZE:
+            return  # a batch may have as many bytes
         if any(len(entry) > MAX_ENTRY_SIZE for entry in entries):
             raise TooLargeError(f"an entry has at most {MAX_ENTRY_SIZE} bytes")
         if len(entries) > self._limits.batch_entries:
@@ -290,7 +311,8 @@ class Sequencer:
             waiting.index = index
         entries = [waiting.entry for waiting in brought]
         leaf_hashes = [waiting.leaf_hash for waiting in brought]
-        keys = b"".join(record.format() for submission in sealed if (record := submission.record()) is not None)
+        keyed = [submission for submission in sealed if submission.request is not None]
+        keys = b"".join(record.format() for submission in keyed if (record := submission.record()) is not None)
         run = partial(self._end.commit.run, entries, leaf_hashes, now_ms, keys)
         committed = await self._end.thread.run(lambda _: run())
         self._last_ms = committed.time_ms

@@ -42,11 +42,14 @@ class Space:
     @property
     def free(self) -> int:
         """Free bytes on the volume that has fewest; 0 where one cannot be read."""
-        now = self._clock()
-        if now - self._looked_at >= LOOK_S:
-            self._looked_at = now
-            self._free = min(map(_free, self._places))
+        if self._clock() - self._looked_at >= LOOK_S:
+            self.look()
         return self._free
+
+    def look(self) -> None:
+        """Look at the volumes now."""
+        self._looked_at = self._clock()
+        self._free = min(map(_free, self._places))
 
     def check(self, promised: int = 0) -> None:
         """Refuse where a volume is too full to take entries.
@@ -57,7 +60,9 @@ class Space:
         Raises:
             NoSpaceError: It has less than the floor free, beside what is promised.
         """
-        if self.free - promised < self._floor:
+        if self._clock() - self._looked_at >= LOOK_S:
+            self.look()
+        if self._free - promised < self._floor:
             raise NoSpaceError(
                 f"the disk has {self._free >> 20} MiB free, what was taken needs {promised >> 20} MiB of that, "
                 f"and the log keeps {self._floor >> 20} MiB"

@@ -11,13 +11,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tlog.errors import FormatError, NotFoundError
-from tlog.merkle import leaf_hash, node_hash
+from tlog.merkle import HASH_SIZE, leaf_hash
 from tlog.server.errors import DamageError
+from tlog.server.expanded import expand, hash_in
 from tlog.server.follower import gunzip, gzip
-from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile, cut_bundle, format_tile, parse_bundle, parse_tile
+from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Bundle, Tile, cut_bundle, parse_bundle, parse_tile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from tlog.merkle import Node
     from tlog.server.overlay import Overlay
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-Rows: TypeAlias = "list[list[bytes]]"
-"""The hashes of a full tile, and above them those of its interior nodes, level by level."""
+Address: TypeAlias = tuple[int, int]
+"""Level and index of a full tile."""
 
-MAX_TILES = 1024
-"""Most full tiles kept with their interior nodes; about 40 KiB each."""
+MAX_TILES = 4096
+"""Most full tiles kept expanded: 64 MiB, what proofs of the million entries that are asked for most need."""
 
 MAX_AT_ONCE = 32
 """Most tiles of one request that are read and expanded in one turn of the event loop: 5 ms."""
@@ -52,8 +53,34 @@ class Tree:
         self._overlay = overlay
         self._thread = thread
         self._store = store
-        self._tiles: OrderedDict[Tile, Rows] = OrderedDict()
+        self._tiles: OrderedDict[Address, bytes] = OrderedDict()  # expanded
         self._bundles: OrderedDict[int, bytes] = OrderedDict()
+
+    def hashes_now(self, nodes: Sequence[Node]) -> list[bytes] | None:
+        """Return the hashes of complete nodes; None where one has to be read from the tile store first."""
+        hash_of, kept = self._overlay.hash_of, self._tiles
+        found: list[bytes] = []
+        last: Address | None = None
+        expanded = b""
+        for node in nodes:
+            value = hash_of(node)
+            if value is None:
+                address, height, index = _place(node)
+                if address != last:
+                    if address not in kept:
+                        return None
+                    expanded, last = kept[address], address
+                    kept.move_to_end(address)
+                value = hash_in(expanded, height, index)
+            found.append(value)
+        return found
+
+    def expanded_now(self, index: int) -> bytes | None:
+        """Return a full tile of leaf hashes expanded; None where it has to be read first, or is in the overlay."""
+        expanded = self._tiles.get((0, index))
+        if expanded is not None:
+            self._tiles.move_to_end((0, index))
+        return expanded
 
     async def hashes(self, nodes: Sequence[Node]) -> list[bytes]:
         """Return the hashes of complete nodes.
@@ -62,32 +89,43 @@ class Tree:
             DamageError: The tile store lacks a tile that it should have, or holds a damaged one.
         """
         found = [self._overlay.hash_of(node) for node in nodes]
-        missing: dict[Tile, list[int]] = {}
+        missing: dict[Address, list[tuple[int, int, int]]] = {}
         for at, value in enumerate(found):
             if value is None:
-                missing.setdefault(_tile(nodes[at]), []).append(at)
-        tiles = list(missing)
-        for start in range(0, len(tiles), MAX_AT_ONCE):
-            rows = await self._rows(tiles[start : start + MAX_AT_ONCE])
-            for tile, row in rows.items():
-                for at in missing[tile]:
-                    found[at] = _row_hash(row, nodes[at])
+                address, height, index = _place(nodes[at])
+                missing.setdefault(address, []).append((at, height, index))
+        addresses = list(missing)
+        for start in range(0, len(addresses), MAX_AT_ONCE):
+            tiles = await self._expanded(addresses[start : start + MAX_AT_ONCE])
+            for address, expanded in tiles.items():
+                for at, height, index in missing[address]:
+                    found[at] = hash_in(expanded, height, index)
             if start:
                 await asyncio.sleep(0)  # where all of them are kept, nothing else has let others have a turn
         return [value for value in found if value is not None]
 
-    async def _rows(self, tiles: list[Tile]) -> dict[Tile, Rows]:
+    async def _expanded(self, addresses: Sequence[Address]) -> dict[Address, bytes]:
         """Return full tiles below the position, read in one batch where they are not kept, and checked."""
-        rows = {tile: self._tiles[tile] for tile in tiles if tile in self._tiles}
-        missing = [tile for tile in tiles if tile not in rows]
+        tiles = {address: self._tiles[address] for address in addresses if address in self._tiles}
+        missing = [address for address in addresses if address not in tiles]
         if missing:
-            read = await self._read(lambda: stored_hashes(self._store, missing))
-            parents = await self.hashes([(TILE_HEIGHT * (tile.level + 1), tile.index) for tile in missing])
-            for tile, hashes, parent in zip(missing, read, parents, strict=True):
-                rows[tile] = _expand(tile, hashes, parent)
-        for tile in tiles:
-            _keep(self._tiles, tile, rows[tile], MAX_TILES)
-        return rows
+            read = await self._read(lambda: stored_tiles(self._store, [Tile(*address) for address in missing]))
+            parents = await self.hashes([(TILE_HEIGHT * (level + 1), index) for level, index in missing])
+            for address, data, parent in zip(missing, read, parents, strict=True):
+                tiles[address], found = expand(data)
+                if found != parent:
+                    raise DamageError(f"{Tile(*address).path} in tiles.db is damaged; {_REBUILD}")
+        for address in addresses:
+            _keep(self._tiles, address, tiles[address], MAX_TILES)
+        return tiles
+
+    def tile_now(self, tile: Tile) -> bytes | None:
+        """Return a tile of any width; None where it has to be read from the tile store first, or is not visible."""
+        data = self._overlay.tile(tile)
+        if data is None:
+            expanded = self._tiles.get((tile.level, tile.index))
+            data = None if expanded is None else expanded[: HASH_SIZE * tile.width]
+        return data
 
     async def tile(self, tile: Tile) -> bytes:
         """Return a tile of any width, cut from the fuller one where that is stored.
@@ -100,9 +138,13 @@ class Tree:
             raise NotFoundError("no signed tree has this tile yet")
         data = self._overlay.tile(tile)
         if data is None:
-            full = tile.full()
-            data = format_tile((await self._rows([full]))[full][0][: tile.width])
+            address = (tile.level, tile.index)
+            data = (await self._expanded([address]))[address][: HASH_SIZE * tile.width]
         return data
+
+    def bundle_now(self, bundle: Bundle) -> bytes | None:
+        """Return a full bundle, gzip-encoded; None where it has to be read or encoded first, or is not visible."""
+        return self._bundles.get(bundle.index) if bundle.width == TILE_WIDTH else None
 
     async def bundle(self, bundle: Bundle) -> bytes:
         """Return a bundle of any width, gzip-encoded, cut from the fuller one where that is stored.
@@ -138,11 +180,11 @@ class Tree:
         """Return a stored bundle, gzip-encoded, whose entries are the ones of its tile."""
         data = self._bundles.get(index)
         if data is None:
-            tile = Tile(0, index)
             data = await self._read(lambda: self._store.bundle(index))
             if data is None:
                 raise DamageError(f"tiles.db lacks a bundle; {_REBUILD}")
-            check_bundle(index, data, (await self._rows([tile]))[tile][0])
+            expanded = (await self._expanded([(0, index)]))[0, index]
+            check_bundle(index, data, parse_tile(expanded[: HASH_SIZE * TILE_WIDTH], TILE_WIDTH))
         _keep(self._bundles, index, data, MAX_BUNDLES)
         return data
 
@@ -155,17 +197,6 @@ class Tree:
 
 
 _REBUILD = "it is rebuilt when it is removed and the server started"
-
-
-def _expand(tile: Tile, hashes: list[bytes], parent: bytes) -> Rows:
-    """Return the rows of a full tile that hashes to its parent."""
-    rows = [hashes]
-    while len(rows) < TILE_HEIGHT:
-        below = rows[-1]
-        rows.append([node_hash(left, right) for left, right in zip(below[::2], below[1::2], strict=True)])
-    if node_hash(*rows[-1]) != parent:
-        raise DamageError(f"{tile.path} in tiles.db is damaged; {_REBUILD}")
-    return rows
 
 
 def check_bundle(index: int, data: bytes, leaf_hashes: Sequence[bytes]) -> None:
@@ -190,30 +221,30 @@ def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
         kept.popitem(last=False)
 
 
-def _tile(node: Node) -> Tile:
-    """Return the full tile that holds a node."""
+def _place(node: Node) -> tuple[Address, int, int]:
+    """Return the full tile that holds a node, the node's height in it, and its index in the row of that height."""
     level, index = node
     tile_level, height = divmod(level, TILE_HEIGHT)
-    return Tile(tile_level, (index << height) // TILE_WIDTH)
+    bits = TILE_HEIGHT - height
+    return (tile_level, index >> bits), height, index & (1 << bits) - 1
 
 
-def _row_hash(rows: Sequence[Sequence[bytes]], node: Node) -> bytes:
-    """Return the hash of a node from the rows of its tile."""
-    level, index = node
-    row = rows[level % TILE_HEIGHT]
-    return row[index % len(row)]
-
-
-def stored_hashes(store: TileStore, tiles: Iterable[Tile]) -> list[list[bytes]]:
+def stored_hashes(store: TileStore, tiles: Sequence[Tile]) -> list[list[bytes]]:
     """Return the hashes of full tiles that a store must have, not checked; for the store's thread.
 
     Raises:
         DamageError: One is missing, or has another length.
     """
-    found = store.tiles(tiles)
-    if any(data is None for data in found):
-        raise DamageError(f"tiles.db lacks a tile; {_REBUILD}")
-    try:
-        return [parse_tile(data, TILE_WIDTH) for data in found if data is not None]
-    except FormatError as error:
-        raise DamageError(f"a tile in tiles.db is damaged: {error}; {_REBUILD}") from error
+    return [parse_tile(data, TILE_WIDTH) for data in stored_tiles(store, tiles)]
+
+
+def stored_tiles(store: TileStore, tiles: Sequence[Tile]) -> list[bytes]:
+    """Return full tiles that a store must have, not checked; for the store's thread.
+
+    Raises:
+        DamageError: One is missing, or has another length.
+    """
+    found = [data for data in store.tiles(tiles) if data is not None]
+    if len(found) < len(tiles) or any(len(data) != HASH_SIZE * TILE_WIDTH for data in found):
+        raise DamageError(f"tiles.db lacks a tile, or has one of another length; {_REBUILD}")
+    return found

@@ -26,7 +26,7 @@ from tlog.strict import parse_decimal
 from tlog.tile import MAX_ENTRY_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class LeafHash:
@@ -170,9 +170,37 @@ def to_json(value: object) -> bytes:
 
 def to_cbor(value: object) -> bytes:
     """Return an answer in deterministic CBOR."""
+    if isinstance(value, Added) and value.consistency is UNSET:
+        return _ADDED % (
+            cbor.encode_head(0, value.index),
+            _hashes(value.proof),
+            value.leaf_hash.value,
+            cbor.encode_bytes(value.checkpoint.value),
+        )
+    if isinstance(value, InclusionProof):
+        head = cbor.encode_head
+        return _INCLUSION % (head(0, value.size), head(0, value.index), _hashes(value.proof), value.leaf_hash.value)
+    if isinstance(value, Proofs) and value.consistency is UNSET:
+        proofs = [
+            _PROOF % (cbor.encode_head(0, each.index), _hashes(each.proof), each.leaf_hash.value)
+            for each in value.proofs
+        ]
+        return _PROOFS % (cbor.encode_array(proofs), cbor.encode_bytes(value.checkpoint.value))
     return cbor.encode(
         cast("cbor.Value", msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_cbor_value))
     )  # structs of integers, booleans, bytes and each other
+
+
+# The answers that are sent most often, put together: keys in bytewise order, leaf hashes of 32 bytes behind their head.
+_ADDED = b"\xa4\x65index%b\x65proof%b\x68leafHash\x58\x20%b\x6acheckpoint%b"
+_INCLUSION = b"\xa4\x64size%b\x65index%b\x65proof%b\x68leafHash\x58\x20%b"
+_PROOF = b"\xa3\x65index%b\x65proof%b\x68leafHash\x58\x20%b"
+_PROOFS = b"\xa2\x66proofs%b\x6acheckpoint%b"
+
+
+def _hashes(proof: Sequence[bytes]) -> bytes:
+    """Return the array of hashes of 32 bytes."""
+    return cbor.encode_head(4, len(proof)) + b"".join([b"\x58\x20" + value for value in proof])
 
 
 def json_schemas(types: Iterable[object]) -> tuple[list[dict[str, object]], dict[str, dict[str, object]]]:

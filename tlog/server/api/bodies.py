@@ -47,9 +47,17 @@ class Bodies:
         Raises:
             PushbackError: That would be too many.
         """
+        self.check(size)
+        self.held += size
+
+    def check(self, size: int) -> None:
+        """Refuse more bytes where that would be too many.
+
+        Raises:
+            PushbackError: It would.
+        """
         if self.held + size > self._most:
             raise PushbackError("too many large requests at a time", retry_after=RETRY_AFTER_S)
-        self.held += size
 
 
 class Hold:

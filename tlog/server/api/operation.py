@@ -60,6 +60,9 @@ ALLOWED_HEADERS = "Accept, Content-Type, Idempotency-Key, Treehead-Have"
 EXPOSED_HEADERS = "Retry-After, RateLimit, RateLimit-Policy"
 """Response headers that a script of another origin may read."""
 
+OPEN: dict[str, str] = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*", hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: EXPOSED_HEADERS}
+"""What lets scripts of other origins read an answer."""
+
 PREFLIGHT_S = 86_400
 """Seconds that a browser keeps the answer to a preflight; none keeps it longer."""
 
@@ -272,9 +275,10 @@ class Operation:
         status = 200
         if isinstance(answer, Submitted):
             status, answer = 201 if answer.is_new else 200, answer.value
-        return web.Response(status=status, body=encode(answer, media_type), headers=self._headers(media_type))
+        return web.Response(status=status, body=encode(answer, media_type), headers=self.headers_of(media_type))
 
-    def _headers(self, media_type: str) -> dict[str, str]:
+    def headers_of(self, media_type: str) -> dict[str, str]:
+        """Return the headers of an answer in one of the media types, but those that are on all answers."""
         charset = "; charset=utf-8" if media_type.startswith("text/") else ""
         headers = {hdrs.CONTENT_TYPE: media_type + charset, **self.headers}
         if len(self.offers) > 1:
@@ -377,5 +381,4 @@ async def finish(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[hdrs.CACHE_CONTROL] = FRESH
     owner = getattr(request.match_info.handler, "__self__", None)
     if response.status >= 400 or isinstance(owner, _Preflight) or (isinstance(owner, Operation) and owner.is_public):
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED_HEADERS
+        response.headers.update(OPEN)

@@ -231,18 +231,24 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         return _of_http(request, error)
     except Exception as error:  # noqa: BLE001 — whatever it is, the client gets a problem, and the log the details
-        return _of_error(request, error)
+        return answer_error(error, request.method, accepted(request))
 
 
-def _of_error(request: web.Request, error: Exception) -> web.Response:
-    """Return the problem that an exception means; what has none in the table is a defect."""
+def answer_error(error: Exception, method: str, accept: str) -> web.Response:
+    """Return the problem that an exception means; what has none in the table is a defect.
+
+    Args:
+        error: What a handler raised.
+        method: The method of the request.
+        accept: The media types that the client accepts.
+    """
     problem = next((problem for problem in PROBLEMS if isinstance(error, problem.errors)), INTERNAL)
     if problem is INTERNAL:
-        log.error("request.failed", method=request.method, error=type(error).__name__, exc_info=error)
+        log.error("request.failed", method=method, error=type(error).__name__, exc_info=error)
     elif problem is DAMAGED:
         log.error("answer.refused", reason=str(error), error=type(error).__name__)
     detail = str(error) if isinstance(error, TreeheadError) and problem is not INTERNAL else None
-    response = answer_problem(problem, detail, accepted(request))
+    response = answer_problem(problem, detail, accept)
     if problem is TIMEOUT:
         response.force_close()
     if isinstance(error, PushbackError | RateError) and error.retry_after is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from tlog.cbor import decode
 from tlog.errors import FormatError, NotFoundError
 from tlog.fetch import CBOR
 from tlog.merkle import HASH_SIZE
 from tlog.server.api.answer import (
+    Consistency,
     ConsistencyProof,
     InclusionProof,
     LeafHash,
@@ -29,6 +31,11 @@ from tlog.server.api.media import JSON
 from tlog.server.api.operation import IMMUTABLE, Body, Content, Parameter, operation
 from tlog.server.api.problems import DAMAGED, ENCODING, MEDIA_TYPE, NOT_ACCEPTABLE, NOT_FOUND, TOO_LARGE
 from tlog.server.limit import MAX_PROOFS_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tlog.server.storage import SignedHead
 
 _LEAF = re.compile(f"[0-9a-f]{{{2 * HASH_SIZE}}}")
 
@@ -51,6 +58,10 @@ def _parse_cbor(data: bytes) -> ProofsRequest:
         return msgspec.convert(decode(data), ProofsRequest)
     except msgspec.ValidationError as error:
         raise FormatError(f"a list of indexes: {error}") from error
+
+
+PARSERS: Mapping[str, Callable[[bytes], ProofsRequest]] = {JSON: _parse_json, CBOR: _parse_cbor}
+"""Reads a list of indexes by its media type, or raises FormatError."""
 
 
 def _size(name: str, description: str) -> Parameter:
@@ -125,11 +136,21 @@ async def post_proofs(request: web.Request, have: Have, wanted: ProofsBody) -> P
     if missing is not None:
         raise NotFoundError(f"the newest tree has {head.size} entries, so none at index {missing}")
     found = await log.prove_many(wanted.indexes, head)
+    return proofs_answer(wanted.indexes, found, head, await consistency_from(log, have, head))
+
+
+def proofs_answer(
+    indexes: Sequence[int],
+    found: Sequence[tuple[bytes, list[bytes]]],
+    head: SignedHead,
+    consistency: Consistency | UnsetType = UNSET,
+) -> Proofs:
+    """Return the answer with the leaf hash and the proof of each index."""
     proofs = [
-        Proof(index=index, leaf_hash=LeafHash(leaf), proof=list(proof))
-        for index, (leaf, proof) in zip(wanted.indexes, found, strict=True)
+        Proof(index=index, leaf_hash=LeafHash(leaf), proof=proof)
+        for index, (leaf, proof) in zip(indexes, found, strict=True)
     ]
-    return Proofs(proofs=proofs, checkpoint=Note(head.note), consistency=await consistency_from(log, have, head))
+    return Proofs(proofs=proofs, checkpoint=Note(head.note), consistency=consistency)
 
 
 @operation("GET", "/v1/leaves/{leafHash}", offers=(JSON, CBOR), problems=_READ_PROBLEMS, cache=IMMUTABLE)

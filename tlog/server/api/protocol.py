@@ -21,7 +21,7 @@ from fcntl import ioctl
 from functools import partial
 from sys import byteorder
 from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -30,6 +30,8 @@ from tlog.server.api.problems import BUSY, TIMEOUT, answer_problem, problem_of_p
 from tlog.server.api.traffic import PROBLEM
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp.streams import StreamReader
     from aiohttp.web_request import BaseRequest
 
@@ -46,28 +48,33 @@ _SWEEPS = 8  # within the shortest deadline
 _MAX_SWEEP_S = 1.0
 
 
+Connect: TypeAlias = "Callable[[Listener, asyncio.AbstractEventLoop], Connection]"
+
+
 class Listener(web.Server):
     """Makes the connections of a server, and holds them to their deadlines. Owned by the event loop."""
 
-    def __init__(self, server: web.Server, limits: Limits, traffic: Traffic) -> None:
+    def __init__(self, server: web.Server, limits: Limits, traffic: Traffic, connect: Connect) -> None:
         """Take the place of a server of aiohttp.
 
         Args:
             server: Whose handler and requests are used.
             limits: Deadlines, and the number of connections.
             traffic: Where connections are counted.
+            connect: Makes a connection.
         """
         handle = partial(problems, handler=server.request_handler)  # also for what is refused before any middleware
         super().__init__(handle, request_factory=server.request_factory)
         self.limits = limits
         self.traffic = traffic
+        self._connect = connect
         self._every = min(_MAX_SWEEP_S, min(limits.header_seconds, limits.body_seconds, limits.write_seconds) / _SWEEPS)
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> Connection:
         """Return the protocol of a connection that was just accepted."""
-        return Connection(self, asyncio.get_running_loop())
+        return self._connect(self, asyncio.get_running_loop())
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in, and return False where it is beyond the limit."""
@@ -149,7 +156,7 @@ class Connection(RequestHandler):
         """Wait no more for the rest of a body that was refused; aiohttp would for ten seconds, with nobody there."""
         body = self._body
         if body is not None and not self._request_in_progress and not body.is_eof() and body.exception() is None:
-            body.feed_eof()
+            body.set_exception(TimeoutError())  # and not its end: a handler may be about to read it
             if close:
                 self.close()
 
@@ -270,11 +277,14 @@ _LATE = _raw(answer_problem(TIMEOUT))
 class Runner(web.AppRunner):
     """Runs an application behind a Listener."""
 
-    def __init__(self, app: web.Application, limits: Limits, traffic: Traffic, shutdown_s: float) -> None:
+    def __init__(
+        self, app: web.Application, limits: Limits, traffic: Traffic, shutdown_s: float, connect: Connect = Connection
+    ) -> None:
         """Take an application; nothing is started yet."""
         super().__init__(app, shutdown_timeout=shutdown_s)
         self._limits = limits
         self._traffic = traffic
+        self._connect = connect
 
     async def _make_server(self) -> web.Server:
-        return Listener(await super()._make_server(), self._limits, self._traffic)
+        return Listener(await super()._make_server(), self._limits, self._traffic, self._connect)

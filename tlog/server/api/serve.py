@@ -16,15 +16,19 @@ import sys
 import threading
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from aiohttp import web
+from msgspec.structs import replace
 
 from tlog.server.api import metrics
 from tlog.server.api.bodies import BODIES, Bodies
+from tlog.server.api.hot import HotConnection
 from tlog.server.api.journal import configure_logging
 from tlog.server.api.keys import LIMITS, LOG, LOGS, PREFIX
+from tlog.server.api.lane import Lane
 from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
 from tlog.server.api.operation import finish, routes
 from tlog.server.api.problems import PROBLEMS, problems
@@ -41,7 +45,7 @@ from tlog.server.space import is_full
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from tlog.server.config import Config, ServerConfig
+    from tlog.server.config import Config, Http, ServerConfig
     from tlog.server.limit import Limits
 
 SHUTDOWN_S = 10.0
@@ -75,7 +79,7 @@ def make_app(logs: Mapping[str, ServedLog], limits: Limits) -> web.Application:
     return app
 
 
-def make_runner(logs: Mapping[str, ServedLog], limits: Limits) -> web.AppRunner:
+def make_runner(logs: Mapping[str, ServedLog], limits: Limits, *, hot_lane: bool = True) -> web.AppRunner:
     """Return what runs the application of open logs, with everything that is counted and limited by the process."""
     app, traffic = make_app(logs, limits), Traffic(problems=Counter({problem.name: 0 for problem in PROBLEMS}))
     app[TRAFFIC] = traffic
@@ -83,7 +87,10 @@ def make_runner(logs: Mapping[str, ServedLog], limits: Limits) -> web.AppRunner:
     app[metrics.REGISTRY] = metrics.make_registry(logs, traffic)
     app.middlewares.insert(0, count)
     app.on_response_prepare.append(settle)
-    return Runner(app, limits, traffic, SHUTDOWN_S)
+    if not hot_lane:
+        return Runner(app, limits, traffic, SHUTDOWN_S)
+    connect = partial(HotConnection, lane=Lane(logs, traffic, app[RATES], app[BODIES]), bodies=app[BODIES])
+    return Runner(app, limits, traffic, SHUTDOWN_S, connect)
 
 
 async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool = False) -> Exit:
@@ -105,7 +112,7 @@ async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool =
             await _keep_ballasts(config, logs)
             reports = asyncio.create_task(journal.report())
             stack.callback(reports.cancel)
-            await _listen(logs, config.limits, (host, port), stop)
+            await _listen(logs, config.limits, replace(config.http, host=host, port=port), stop)
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
@@ -139,15 +146,15 @@ async def _keep_ballasts(config: ServerConfig, logs: Mapping[str, ServedLog]) ->
             await asyncio.to_thread(keep_ballast, one.path(""), one.limits.ballast_bytes, one.limits.free_bytes)
 
 
-async def _listen(logs: Mapping[str, ServedLog], limits: Limits, address: tuple[str, int], stop: Stop) -> None:
+async def _listen(logs: Mapping[str, ServedLog], limits: Limits, http: Http, stop: Stop) -> None:
     """Serve open logs until a signal, then answer what is under way."""
     raise_file_limit(limits.connections + SPARE_FILES)
     supervisor = Supervisor()
-    runner = make_runner(logs, limits)
+    runner = make_runner(logs, limits, hot_lane=http.hot_lane)
     await runner.setup()
     beats = asyncio.create_task(supervisor.beat(lambda: all(served.is_healthy() for served in logs.values())))
     try:
-        await _bind(runner, *address)
+        await _bind(runner, http.host, http.port)
         for prefix, served in logs.items():
             served.announce(_url(runner.addresses[0]) + prefix)
         for found in runner.addresses:

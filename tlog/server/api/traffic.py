@@ -48,18 +48,28 @@ class Traffic:
     seconds: dict[tuple[str, str], Distribution] = field(default_factory=dict)
 
     def answered(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
-        """Count an answer."""
+        """Count the answer to a request."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else OTHER
         method = request.method if request.method in METHODS else OTHER
-        self.requests[route, method, response.status // 100] += 1
+        self.count(route, method, response, seconds)
+
+    def count(self, route: str, method: str, response: web.StreamResponse, seconds: float) -> None:
+        """Count an answer by the template of its route and a method that is counted by name."""
         if isinstance(response, web.Response):
-            times = self.seconds.get((route, method))
-            if times is None:
-                times = self.seconds[route, method] = Distribution(SECONDS)
-            times.add(seconds)
+            self.add(route, method, response.status, seconds)
+        else:
+            self.requests[route, method, response.status // 100] += 1
         if PROBLEM in response:
             self.problems[response[PROBLEM]] += 1
+
+    def add(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer that is no stream and no problem."""
+        self.requests[route, method, status // 100] += 1
+        times = self.seconds.get((route, method))
+        if times is None:
+            times = self.seconds[route, method] = Distribution(SECONDS)
+        times.add(seconds)
 
 
 TRAFFIC = web.AppKey("TRAFFIC", Traffic)
