@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from tlog.fetch import Request
 
 SECONDS = 0.3
+LONGER = 1.0  # in which the fifth of a row of requests is answered on any machine
 
 
-def load(url: str, kind: str, vkey: str | None, *, check: str = "full", connections: int = 4) -> Report:
-    part = Part(parse_address(url), kind, new_source(), connections, SECONDS, 0.0)
+def load(
+    url: str, kind: str, vkey: str | None, *, check: str = "full", connections: int = 4, seconds: float = SECONDS
+) -> Report:
+    part = Part(parse_address(url), kind, new_source(), connections, seconds, 0.0)
     report, _ = hammer(url, part, check=check, vkey=vkey)
     return report
 
@@ -93,7 +96,7 @@ def test_an_honest_log_has_no_errors() -> None:
 def test_what_was_lost_or_moved_is_found(lie: Callable[[list[bytes]], int], says: str) -> None:
     log = PlainLog(lie)
     with serving(log) as url:
-        report = load(url, "add", log.vkey, connections=1)
+        report = load(url, "add", log.vkey, connections=1, seconds=LONGER)
     assert any(says in error for error in report["errors"])
     assert any("are not in place" in error for error in report["errors"])
     assert report["checked"] < report["acknowledged"]
@@ -102,7 +105,7 @@ def test_what_was_lost_or_moved_is_found(lie: Callable[[list[bytes]], int], says
 def test_without_tiles_an_index_that_was_given_twice_is_found_still() -> None:
     log = PlainLog(twice)
     with serving(log) as url:
-        report = load(url, "add", None, check="distinct", connections=1)
+        report = load(url, "add", None, check="distinct", connections=1, seconds=LONGER)
     assert "two entries were acknowledged at index 3" in report["errors"]
 
 
@@ -153,7 +156,7 @@ def test_every_answer_of_a_real_server_is_right(real: tuple[str, str], kind: str
     url, vkey = real
     report = load(url, kind, vkey)
     assert report["errors"] == []
-    assert report["per_second"] > 0
+    assert report["answers"] > 0
     assert report["verified"] > 0
     assert (report["checked"] > 0) == (kind in ADDING)
     assert report["checked"] == report["acknowledged"]

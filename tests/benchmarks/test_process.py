@@ -30,11 +30,11 @@ def noop() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_server_that_does_nothing_takes_every_load(noop: str, kind: str) -> None:
-    part = Part(parse_address(noop), kind, new_source(), 3, 0.1, 0.0, size=1 << 20)
+    part = Part(parse_address(noop), kind, new_source(), 3, 0.3, 0.0, size=1 << 20)
     report, _ = hammer(noop, part, check="none")
     assert report["errors"] == []
     assert report["answer_bytes"] == 700
-    assert report["answers"] > 3
+    assert report["answers"] >= 3
 
 
 def test_a_program_listens_where_it_says_and_ends_when_told() -> None:
