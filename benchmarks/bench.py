@@ -60,6 +60,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--save", metavar="NAME", help="keep the result as results/DATE-NAME.json")
     parser.add_argument("--from", dest="file", type=Path, help="the result to render")
     options = parser.parse_args(arguments)
+    if any(len(against) > 2 for against in options.against):
+        parser.error("--against takes a URL and, where it is known, a vkey")
     if options.quick:
         options.runs, options.seconds, options.entries = 1, 1.0, 20_000
     return options
@@ -93,7 +95,9 @@ def main() -> None:
 def _micro(arguments: list[str]) -> NoReturn:
     """Become pytest-benchmark, with the settings that fit it."""
     settings = ["-o", "addopts=--import-mode=importlib", "-o", "timeout=600", "-o", "python_files=bench_*.py"]
-    command = [sys.executable, "-m", "pytest", *settings, "-p", "no:xdist", "--benchmark-columns=min,median,iqr,rounds"]
+    settings += ["-p", "no:xdist", "--benchmark-columns=min,median,iqr,rounds"]
+    settings += ["--benchmark-storage", "file://./.bench-micro"]  # which .gitignore names
+    command = [sys.executable, "-m", "pytest", *settings]
     command += [str(_HERE / "micro"), *arguments]
     os.execv(sys.executable, command)  # noqa: S606  # there is nothing to come back for
 
@@ -106,12 +110,14 @@ def _measure(options: argparse.Namespace) -> Result:
         ValueError: There is no such row.
     """
     rows = rows_named(options.names)
-    with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd(), prefix=".bench-") as name:
+    where = options.folder or Path.cwd()
+    where.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=where, prefix=".bench-") as name:
         folder = Path(name)
         prepared, vkey = _prepared(options.folder or folder, rows, options.entries)
         noop, load = Noop(), Load(options.seconds, options.processes)
         contestants: list[Contestant] = [Ours(folder, prepared, vkey), noop]
-        contestants += [] if options.no_peers else make_peers(folder)
+        contestants += [] if options.no_peers else make_peers(folder, options.entries)
         contestants += [Other(*against) for against in options.against]
         whole = Whole(folder, prepared, vkey, options.entries, load)
         session = Session(rows, contestants, noop, load, whole, _tell)

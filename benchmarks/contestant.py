@@ -10,7 +10,6 @@ import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.load.kind import ADDING
@@ -18,12 +17,11 @@ from benchmarks.process import Program, serve_log, serving_new_log
 from benchmarks.result import NOOP, OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from benchmarks.row import Row
-
-_PEERS = Path(__file__).parent / "peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +112,36 @@ class Noop:
 class Peer:
     """A server that does the same in another way, from `peers/`, in an environment of its own."""
 
-    def __init__(self, name: str, program: str, python: Path, folder: Path) -> None:
-        """Take its program, and the interpreter that has what it needs."""
+    def __init__(
+        self, name: str, command: Sequence[str | Path], kinds: Container[str], folder: Path, size: int
+    ) -> None:
+        """Take what it is.
+
+        Args:
+            name: As it is called in tables.
+            command: Starts it, before the name of its database and the size to fill it to.
+            kinds: The kinds of request that it takes.
+            folder: Where its databases are.
+            size: Size of the tree that is read.
+        """
         self.name = name
-        self._command = [python, _PEERS / program]
+        self._command = command
+        self._kinds = kinds
         self._folder = folder
+        self._size = size
         self._numbers = itertools.count()
 
     def takes(self, row: Row) -> bool:
-        """Take single entries."""
-        return row.kind == "add"
+        """Take what it has."""
+        return row.kind in self._kinds
 
     @contextmanager
     def running(self, row: Row) -> Iterator[Server]:
         """Serve a new database."""
         file = self._folder / f"{self.name}-{row.name}-{next(self._numbers)}.db"
-        with Program([*self._command, file]) as program:
-            yield Server(program.url, "distinct")
+        is_read = row.kind not in ADDING
+        with Program([*self._command, file, str(self._size if is_read else 0)]) as program:
+            yield Server(program.url, "none" if is_read else "distinct", size=self._size)
         for each in self._folder.glob(f"{file.name}*"):
             each.unlink()
 
@@ -138,9 +149,10 @@ class Peer:
 class Other:
     """A server that somebody else started, which takes `POST /add` and serves tiles."""
 
-    def __init__(self, url: str, vkey: str | None) -> None:
+    def __init__(self, url: str, vkey: str | None = None) -> None:
         """Take its address, and its key where it is known."""
-        self.name = url
+        self.name = url.removeprefix("http://").rstrip("/")
+        self._url = url
         self._vkey = vkey
 
     def takes(self, row: Row) -> bool:
@@ -150,4 +162,4 @@ class Other:
     @contextmanager
     def running(self, row: Row) -> Iterator[Server]:
         """Leave it as it is."""
-        yield Server(self.name, "full", self._vkey, patience=30.0 if row.kind == "add" else 0.0)
+        yield Server(self._url, "full", self._vkey, patience=30.0 if row.kind == "add" else 0.0)

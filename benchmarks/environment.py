@@ -15,14 +15,25 @@ _LOCK = _PEERS / "requirements.txt"
 _FOLDER = BIN.parent / "peers"
 
 
-def make_peers(folder: Path) -> list[Peer]:
-    """Return the peers that this program starts; their databases are in the folder.
+_MAX_SIZE = 1_000_000
+
+
+def make_peers(folder: Path, size: int) -> list[Peer]:
+    """Return the peers that this program starts.
+
+    Args:
+        folder: Where their databases are.
+        size: Size of the tree that is read; a million at most, for they fill it anew each time.
 
     Raises:
         subprocess.CalledProcessError: The environment cannot be made.
     """
     python = _make()
-    return [Peer("naive", "naive.py", python, folder), Peer("pymerkle", "pymerkle_log.py", python, folder)]
+    size = min(size, _MAX_SIZE)
+    return [
+        Peer("naive", [python, _PEERS / "naive.py"], {"add"}, folder, size),
+        Peer("pymerkle", [python, _PEERS / "pymerkle_log.py"], {"add", "proof"}, folder, size),
+    ]
 
 
 def _make() -> Path:

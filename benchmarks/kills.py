@@ -19,6 +19,7 @@ import random
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,6 @@ from benchmarks.load.judge import Judge
 from benchmarks.load.ledger import check_acknowledged
 from benchmarks.load.part import Part, parse_address
 from benchmarks.process import init_log, serve_log
-from tlog.errors import TreeheadError
 
 if TYPE_CHECKING:
     from benchmarks.load.part import Acknowledged
@@ -67,15 +67,12 @@ class Lives:
 
 def compare(lives: Lives, url: str, vkey: str) -> None:
     """Hold what was acknowledged against the log (step 2)."""
-    judge = Judge(url, vkey)
-    try:
+    with closing(Judge(url, vkey)) as judge, judge.judging("the checkpoint"):
         note = judge.fetch_note()
         if lives.note is not None:
             judge.extended(lives.note)
         lives.note = note
         lives.checked = check_acknowledged(judge, lives.acknowledged)
-    except TreeheadError as error:
-        judge.fail(f"{type(error).__name__}: {error}")
     lives.errors += judge.errors
     if not judge.errors and lives.checked != lives.total():
         lives.errors.append(f"{lives.total() - lives.checked} acknowledged entries are not in place")

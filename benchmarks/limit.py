@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 _ENTRY = bytes(301)
 _TEXT = bytes(150)
 
@@ -44,7 +45,7 @@ def fdatasyncs(file: Path, seconds: float) -> float:
 
     def append() -> None:
         os.write(descriptor, bytes(4096))
-        os.fdatasync(descriptor)
+        _sync(descriptor)
 
     try:
         return _rate(append, seconds, 1)

@@ -25,7 +25,7 @@ _WIDTH = 720
 _HEIGHT = 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 130, 40, 46
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-_BAR, _GAP, _LABEL = 16, 10, 250
+_BAR, _GAP, _LABEL = 16, 10, 310
 _STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #24292f }
 .title { font-weight: 600; font-size: 14px }

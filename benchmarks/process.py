@@ -55,6 +55,7 @@ class Program:
             self.port = self._wait(began + START_S)
         except BaseException:
             self.kill()
+            self._output.close()
             raise
         self.start_s = time.monotonic() - began
 

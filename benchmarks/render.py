@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.load.kind import ADDING
 from benchmarks.plot import Line, bars, lines
 from benchmarks.result import NOOP, OURS, Spread, by_run, figure, ratios, spread, targets_of
 from benchmarks.row import ROWS, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from benchmarks.result import Measurement, Result
@@ -84,8 +85,15 @@ def _cells(result: Result, row: Row, others: Iterable[str]) -> list[str]:
     cells.append(_spread(noop, 100, " %"))
     for limit in _LIMITS:
         known = {run: each[limit] for run, each in enumerate(result["limits"]) if limit in each}
-        cells.append(_spread(ratios(values, known)) if row.unit.endswith("/s") else "")
+        cells.append(_spread(ratios(values, known)) if limit in _limits_of(row) else "")
     return cells + [_spread(ratios(values, _values(by_run(result, row.name, other)))) for other in others]
+
+
+def _limits_of(row: Row) -> Collection[str]:
+    """Return the limits that a row could run into: appends need all of them, what is hashed or proven needs hashes."""
+    if row.kind in ADDING:
+        return _LIMITS
+    return ("sha256",) if row.kind in ("proof", "proofs") or row.name == "fsck" else ()
 
 
 def _values(measured: Mapping[int, Measurement]) -> dict[int, float]:

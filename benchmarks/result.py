@@ -124,4 +124,4 @@ def figure(value: float) -> str:
         return "0" if value == 0 else "–"
     digits = 2 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
-    return f"{rounded:,.{max(0, min(digits, 3))}f}"
+    return f"{rounded:,.{max(0, digits)}f}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from benchmarks.contestant import Server
 from benchmarks.load.hammer import new_source
-from benchmarks.load.kind import plain_index
+from benchmarks.load.index import plain_index
 from benchmarks.load.part import parse_address
 from benchmarks.load.percentile import summary_ms
 from benchmarks.load.wire import WireError, parse_answer

@@ -36,7 +36,7 @@ MAX_SAMPLES = 300
 MAX_ERRORS = 10
 """Most errors that are told."""
 
-_DRAIN_S = 15.0
+_DRAIN_S = 60.0
 _TICK_S = 0.001
 _GOOD = frozenset((200, 201))
 

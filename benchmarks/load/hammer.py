@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import secrets
 import sys
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -26,7 +27,6 @@ from benchmarks.load.ledger import check_acknowledged, check_distinct
 from benchmarks.load.part import Part, parse_address
 from benchmarks.load.percentile import summary_ms
 from benchmarks.load.wire import now
-from tlog.errors import TreeheadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,11 +123,8 @@ def judge_all(judge: Judge, check: str, patience: float, parts: Sequence[Part], 
         return 0
     if check == "distinct":
         return check_distinct(judge, ledger)
-    try:
+    with judge.judging("the checkpoint"):
         judge.fetch_head(1 + max((max(one.indexes, default=-1) for one in ledger), default=-1), patience)
-    except TreeheadError as error:
-        judge.fail(f"the checkpoint: {error}")
-        return 0
     for part, outcome in zip(parts, outcomes, strict=True):
         judge.check_samples(part, outcome.samples)
     return check_acknowledged(judge, ledger)
@@ -146,16 +143,16 @@ def hammer(
         vkey: Its key; None where it is not known.
         patience: Seconds in which its checkpoint may reach the last acknowledged entry.
     """
-    judge = Judge(url, vkey)
-    part = replace(part, is_recorded=check != "none")
-    if part.size == 0 and part.kind not in ADDING and check != "none":
-        part = replace(part, size=judge.fetch_head().size)
-    parts = parts_of(part, processes)
-    outcomes = generate(parts)
-    report = summarize(part, outcomes)
-    report["checked"] = judge_all(judge, check, patience, parts, outcomes)
-    report["verified"] = judge.verified
-    report["errors"] += judge.errors
+    with closing(Judge(url, vkey)) as judge:
+        part = replace(part, is_recorded=check != "none")
+        if part.size == 0 and part.kind not in ADDING and check != "none":
+            part = replace(part, size=judge.fetch_head().size)
+        parts = parts_of(part, processes)
+        outcomes = generate(parts)
+        report = summarize(part, outcomes)
+        report["checked"] = judge_all(judge, check, patience, parts, outcomes)
+        report["verified"] = judge.verified
+        report["errors"] += judge.errors
     if part.kind in ADDING and check != "none" and report["checked"] != report["acknowledged"]:
         report["errors"].append(f"{report['acknowledged'] - report['checked']} acknowledged entries are not in place")
     return report, [outcome.acknowledged for outcome in outcomes]

@@ -56,6 +56,10 @@ class Judge:
         self._cache = TileCache(1 << 14)
         self.head = Checkpoint("", 0, EMPTY_ROOT)
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._runner.close()
+
     def open(self, note: bytes) -> Checkpoint:
         """Return the checkpoint of a note."""
         if self._policy is not None:

@@ -18,9 +18,10 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.load.entry import ENTRY_SIZE, entry_of
+from benchmarks.load.index import cbor_index, plain_index
 from benchmarks.load.wire import WireError
 from tlog.errors import FormatError
-from tlog.fetch import CBOR, parse_answer, parse_batch_answer
+from tlog.fetch import CBOR, parse_batch_answer
 from tlog.tile import TILE_WIDTH, Bundle, Tile
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ PROOFS = 100
 """Proofs asked for at once."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
-_ADDED = b"\xa4\x65index"
 
 
 class Kind(Protocol):
@@ -98,37 +98,6 @@ class Single:
 def _before_entry(part: Part, path: str, headers: str) -> bytes:
     """Return a request that adds an entry, up to the entry."""
     return part.address.http("POST", path, headers, bytes(ENTRY_SIZE))[:-ENTRY_SIZE]
-
-
-def plain_index(body: bytes) -> int:
-    """Return the index in an answer to `POST /add`; some logs end the line.
-
-    Raises:
-        WireError: There is none.
-    """
-    digits = body.removesuffix(b"\n")
-    if not digits.isdigit():
-        raise WireError(f"not an index: {body[:80]!r}")
-    return int(digits)
-
-
-def cbor_index(body: bytes) -> int:
-    """Return the index in an answer to an added entry; it is the first value, for its key is the smallest.
-
-    Raises:
-        WireError: There is none.
-    """
-    if body.startswith(_ADDED):
-        at = len(_ADDED)
-        first = body[at]
-        if first < 24:
-            return first
-        if first <= 0x1B:
-            return int.from_bytes(body[at + 1 : at + 1 + (1 << first - 24)], "big")
-    try:
-        return parse_answer(body).index
-    except FormatError as error:
-        raise WireError(str(error)) from error
 
 
 class Batch:

@@ -9,6 +9,7 @@ A connection has at most one request under way, so the clock runs on the server 
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -20,7 +21,7 @@ Parsed: TypeAlias = tuple[int, int, int]
 
 _BLANK = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
-_STATUS_AT = 9
+_VERSION = b"http/1.1 "
 
 
 class WireError(Exception):
@@ -33,23 +34,35 @@ def parse_answer(data: bytes) -> Parsed | None:
     Raises:
         WireError: It has no Content-Length, is no HTTP/1.1, or more bytes follow than were asked for.
     """
-    head = data.find(_BLANK)
-    if head < 0:
+    at = data.find(_BLANK)
+    if at < 0:
         return None
-    lines = data[: head + 2].lower()
-    at = lines.find(_LENGTH)
-    if at < 0 or not lines.startswith(b"http/1.1 "):
-        raise WireError(f"no HTTP/1.1 answer with a Content-Length: {data[:head].decode('latin-1')}")
-    length = lines[at + len(_LENGTH) : lines.find(b"\r\n", at + len(_LENGTH))].strip(b" \t")
-    if not length.isdigit():
-        raise WireError(f"not a Content-Length: {length.decode('latin-1')}")
-    begin = head + len(_BLANK)
-    end = begin + int(length)
+    status, length = _parse_head(data[:at])
+    begin = at + len(_BLANK)
+    end = begin + length
     if len(data) < end:
         return None
     if len(data) > end:
         raise WireError("more bytes than were asked for")
-    return int(lines[_STATUS_AT : _STATUS_AT + 3]), begin, end
+    return status, begin, end
+
+
+@lru_cache(maxsize=256)  # answers in one second often have the same head
+def _parse_head(head: bytes) -> tuple[int, int]:
+    """Return status and Content-Length.
+
+    Raises:
+        WireError: One is missing.
+    """
+    lines = head.lower() + b"\r\n"
+    at = lines.find(_LENGTH)
+    status = lines[len(_VERSION) : len(_VERSION) + 3]
+    if at < 0 or not lines.startswith(_VERSION) or not status.isdigit():
+        raise WireError(f"no HTTP/1.1 answer with a Content-Length: {head.decode('latin-1')}")
+    length = lines[at + len(_LENGTH) : lines.find(b"\r\n", at + len(_LENGTH))].strip(b" \t")
+    if not length.isdigit():
+        raise WireError(f"not a Content-Length: {length.decode('latin-1')}")
+    return int(status), int(length)
 
 
 class Driver(Protocol):

@@ -89,7 +89,7 @@ def test_dev_is_posix_shell(shell: str) -> None:
 @pytest.mark.parametrize("arguments", [[], ["help"], ["--help"]])
 def test_dev_shows_its_commands(arguments: list[str]) -> None:
     text = succeed(CHECKOUT / "dev", *arguments)
-    assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == ["demo", "test", "lint", "serve", "lock"]
+    assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == ["demo", "test", "lint", "bench", "serve", "lock"]
 
 
 def test_dev_refuses_an_unknown_command() -> None:
