@@ -79,7 +79,7 @@ class Pending:
     def place(self) -> tuple[int, bytes, bool]:
         """Return its index, its leaf hash, and whether this submission appended it."""
         assert self.submission is not None  # noqa: S101 — set when it was admitted
-        ((waiting, is_mine),) = self.submission.places
+        waiting, is_mine = self.submission.places[0]
         return waiting.index, waiting.leaf_hash, is_mine and not waiting.is_old
 
 
@@ -134,10 +134,8 @@ class Adding:
         for pending in settled:
             if pending.error is not None:
                 self._fail(pending, pending.error)
-        if not self._has_proof:
-            for pending in placed:
-                index, _, _ = pending.place()
-                self._reply(pending, 200, b"%d" % index)
+        if placed and not self._has_proof:
+            self._reply_all(placed)
             return
         by_head: dict[int, list[Pending]] = {}
         for pending in placed:
@@ -145,6 +143,15 @@ class Adding:
             by_head.setdefault(pending.head.size, []).append(pending)
         for group in by_head.values():
             self._prove_all(group)
+
+    def _reply_all(self, placed: Sequence[Pending]) -> None:
+        """Answer with the index alone."""
+        now, stamp, start = perf_counter(), self._stamp(), self._forms[self._offers[0], 200]
+        self._traffic.add(self._route, "POST", 200, *[now - pending.began for pending in placed])
+        for pending in placed:
+            self._bodies.held -= pending.size
+            index = b"%d" % pending.place()[0]
+            pending.link.reply_late(b"%b%d%b%b" % (start, len(index), stamp, index))
 
     def _prove_all(self, group: Sequence[Pending]) -> None:
         """Answer with proofs to one head; where memory lacks a hash, or something is wrong, each by itself."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class HotConnection(Connection):
     """One connection. Owned by the event loop."""
 
-    __slots__ = ("_bodies", "_due", "_held", "_held_at", "_is_awaited", "_lane", "_replied", "_whole")
+    __slots__ = ("_bodies", "_due", "_held", "_held_at", "_is_awaited", "_lane", "_replied", "_seen", "_whole")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, lane: Lane, bodies: Bodies) -> None:
         """Begin unconnected."""
@@ -42,6 +42,7 @@ class HotConnection(Connection):
         self._is_awaited = False  # whether an answer of the hot lane is still to come
         self._replied: asyncio.Future[None] | None = None  # for who waits for that
         self._held = bytearray()  # what came behind a request whose answer is awaited, or a request in parts
+        self._seen = 0  # answers that had gone out when deadlines were looked at last
         self._whole = 0  # bytes of the request in parts; 0 where there is none
         self._held_at = 0.0
         self._due: int | None = 0  # bytes that aiohttp's request still lacks; None where nobody can tell
@@ -125,6 +126,9 @@ class HotConnection(Connection):
             self._body_at = since  # the next look ends it
         else:
             super().keep_deadlines(now)
+        if self._answers != self._seen:  # it was not idle since the look before
+            self._seen = self._answers
+            self._next_keepalive_close_time = now + self._keepalive_timeout
 
     # aiohttp's.
 
@@ -163,7 +167,6 @@ class HotConnection(Connection):
         if self._wire is not None:
             self._wire.write(data)
             self._answers += 1
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def await_reply(self) -> None:
         """Take no other request; see Link."""

@@ -63,13 +63,14 @@ class Traffic:
         if PROBLEM in response:
             self.problems[response[PROBLEM]] += 1
 
-    def add(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer that is no stream and no problem."""
-        self.requests[route, method, status // 100] += 1
+    def add(self, route: str, method: str, status: int, *seconds: float) -> None:
+        """Count answers that are no streams and no problems: what each of them took."""
+        self.requests[route, method, status // 100] += len(seconds)
         times = self.seconds.get((route, method))
         if times is None:
             times = self.seconds[route, method] = Distribution(SECONDS)
-        times.add(seconds)
+        for each in seconds:
+            times.add(each)
 
 
 TRAFFIC = web.AppKey("TRAFFIC", Traffic)
