@@ -47,6 +47,9 @@ CHUNK_BYTES = 16 << 20
 RECENT = 1 << 14
 """Entries below the tiles that are re-hashed at each start: 20 ms of work, and the part most likely to be torn."""
 
+LAG = 2 * RUN
+"""Entries behind which a log that ran can be; runs of the leaf index that so few bring are merged once it is served."""
+
 log = structlog.get_logger()
 
 
@@ -165,7 +168,6 @@ async def _bring_up(source: Source, thread: Database) -> Derived | None:
 async def _open_leaves(thread: Database, store: TileStore, position: int) -> LeafIndex:
     """Open the leaf index, with the newest entries that it has in memory: their leaf hashes are in the tiles."""
     leaf_store = await thread.run(LeafStore)
-    await thread.run(lambda _: leaf_store.sweep())
     leaves = LeafIndex(thread, leaf_store, await thread.run(lambda _: leaf_store.runs()))
     if not 0 <= position - leaves.position < 2 * RUN:
         raise DamageError("the leaf index of tiles.db does not go as far as its tiles")
@@ -190,7 +192,7 @@ async def _catch_up(source: Source, overlay: Overlay, leaves: LeafIndex, followe
         leaves.extend(edge.size, leaf_hashes)
         edge = growth.new
         await follower.catch_up()
-        while await leaves.merge():
+        while size - start > LAG and await leaves.merge():
             pass
         if size - start > CHUNK:
             log.info("tiles.building", entries=edge.size, of=size)

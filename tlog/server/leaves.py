@@ -46,6 +46,7 @@ class LeafIndex:
         self._recent: dict[bytes, int] = {}  # in the order of the indexes
         self._merge: Merge | None = None
         self._is_damaged = False
+        self._is_swept = not runs  # of what a merge has left that did not end, before the last start
         self.position = runs[-1].end if runs else 0
 
     def extend(self, first: int, leaf_hashes: Sequence[bytes]) -> None:
@@ -91,12 +92,15 @@ class LeafIndex:
         """Do a part of a merge; return whether there is more to do. A damaged index is merged no further."""
         if self._is_damaged:
             return False
-        if self._merge is None:
-            runs = self._due()
-            if not runs:
-                return False
-            self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
         try:
+            if not self._is_swept:
+                self._is_swept = not await self._thread.run(lambda _: self._store.sweep())
+                return True
+            if self._merge is None:
+                runs = self._due()
+                if not runs:
+                    return False
+                self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
             return await self._merge_some(self._merge)
         except sqlite3.OperationalError:
             raise  # a disk that fails or is full, which is no damage

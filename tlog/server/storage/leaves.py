@@ -112,12 +112,14 @@ class LeafStore:
             runs.append(run)
         return runs
 
-    def sweep(self) -> None:
-        """Remove buckets that belong to no run: a merge did not end."""
+    def sweep(self) -> bool:
+        """Remove some buckets that belong to no run, because a merge did not end; return whether there were any.
+
+        Never while a merge is under way.
+        """
         ids = [row[0] for row in self._connection.execute("SELECT id FROM leaf_run ORDER BY id")]
-        for before, after in zip([-1, *ids], [*ids, _MAX_RUN], strict=True):
-            while self._delete_some((before + 1) << _RUN_BITS, after << _RUN_BITS):
-                pass
+        gaps = zip([-1, *ids], [*ids, _MAX_RUN], strict=True)
+        return any(self._delete_some((before + 1) << _RUN_BITS, after << _RUN_BITS) for before, after in gaps)
 
     def condemn(self) -> None:
         """Let the next start find that tiles.db is damaged, and build it anew from the entries."""
@@ -248,8 +250,11 @@ class LeafStore:
         return bytes(row[0])
 
     def _next_id(self) -> int:
-        (newest,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM leaf_run").fetchone()
-        self._newest = max(self._newest, newest) + 1
+        """Return a number that no run has, and no bucket that a merge has left."""
+        for table, bits in (("leaf_run", 0), ("leaf_bucket", _RUN_BITS)):
+            (found,) = self._connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()  # noqa: S608 — constants
+            self._newest = max(self._newest, found >> bits)
+        self._newest += 1
         return self._newest
 
     def _put_buckets(self, run: int, start: int, buckets: Iterable[bytearray]) -> None:
