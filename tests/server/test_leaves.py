@@ -83,7 +83,9 @@ async def test_eight_runs_become_one_and_nothing_is_lost_at_any_step(monkeypatch
     assert [run.id for run in LeafStore(index.database).runs()] == [run.id for run in index.index._runs]
 
 
-async def test_a_merge_that_did_not_end_leaves_the_old_runs_and_is_swept_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_merge_that_did_not_end_leaves_the_old_runs_and_is_swept_before_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(store_module, "_STEP", 16)
     index = Index()
     await index.grow(RUN * 8)

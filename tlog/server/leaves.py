@@ -18,7 +18,7 @@ from tlog.server.errors import DamageError
 from tlog.server.storage.leaves import FAN, PREFIX_SIZE, RUN, LeafStore, Merge, Run, prefix_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tlog.server.storage.database import Database
 
@@ -79,13 +79,13 @@ class LeafIndex:
         """Write the runs that are due, now that tiles go up to a position."""
         while position - self.position >= RUN:
             end = self.position + RUN
-            rows = [(leaf, index) for leaf, index in islice(self._recent.items(), RUN) if index < end]
+            rows = {leaf: index for leaf, index in islice(self._recent.items(), RUN) if index < end}
             self._runs.append(await self._thread.run(partial(self._add, self.position, rows)))
-            for leaf, _ in rows:
+            for leaf in rows:
                 del self._recent[leaf]
             self.position = end
 
-    def _add(self, first: int, rows: Sequence[tuple[bytes, int]], _: object) -> Run:
+    def _add(self, first: int, rows: Mapping[bytes, int], _: object) -> Run:
         return self._store.add(first, rows)
 
     async def merge(self) -> bool:
