@@ -9,6 +9,7 @@ Reading goes by parts of bounded size, so that a machine that could write a log 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ async def _rebuild(source: Source, path: Path) -> None:
             )
         while await derived.leaves.merge():
             pass
-    sync(fresh)
+    await asyncio.to_thread(sync, fresh)
     remove_database(path)
     fresh.rename(path)
 
