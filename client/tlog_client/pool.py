@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, TypeVar
 from tlog.errors import CouldNotCheckError, PushbackError, TreeheadError, UnavailableError
 from tlog.fetch import check, fetch_checkpoint
 from tlog.fsck import check_range, fetch_each
+from tlog_client.direct import DirectRunner
 from tlog_client.patience import Patience
-from tlog_client.run import AsyncRunner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from tlog.damage import Checked
     from tlog.fetch import Fetching, Request, Response
+    from tlog_client.run import AsyncRunner
 
 T = TypeVar("T")
 
@@ -203,7 +204,7 @@ async def _work(pipe: Connection, url: str, token: str | None) -> None:
     def receive() -> None:
         group.create_task(_check(pipe, patient, _receive_task(pipe)))
 
-    async with AsyncRunner(url, token=token) as runner, asyncio.TaskGroup() as group:
+    async with DirectRunner(url, token=token) as runner, asyncio.TaskGroup() as group:
         patient = Patient(runner, lambda bundles: _report(pipe, bundles))
         asyncio.get_running_loop().add_reader(pipe.fileno(), receive)
         await asyncio.Event().wait()
@@ -242,7 +243,7 @@ def check_here(url: str, token: str | None, task: Task) -> Done:
     """
 
     async def check() -> Checked:
-        async with AsyncRunner(url, token=token) as runner:
+        async with DirectRunner(url, token=token) as runner:
             return await Patient(runner).run(fetch_each(check_range(task.size, task.number, task.expected)))
 
     try:

@@ -210,15 +210,12 @@ class AsyncRunner:
         """Return the response to each request, in order; the first failure ends the others."""
         import asyncio  # noqa: PLC0415  # verifying offline needs none of this
 
-        import aiohttp  # noqa: PLC0415  # as above
-
         if not requests:
             self._ended = self._ended or asyncio.Event()
             await self._ended.wait()
             return []
-        session = self._open(aiohttp)
         limit = asyncio.Semaphore(MAX_REQUESTS)
-        tasks = [asyncio.ensure_future(self._fetch(aiohttp, session, request, limit)) for request in requests]
+        tasks = [asyncio.ensure_future(self._fetch(request, limit)) for request in requests]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -226,12 +223,12 @@ class AsyncRunner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _fetch(
-        self, http: ModuleType, session: aiohttp.ClientSession, request: Request, limit: asyncio.Semaphore
-    ) -> Response:
+    async def _fetch(self, request: Request, limit: asyncio.Semaphore) -> Response:
+        import aiohttp  # noqa: PLC0415  # as in _send
+
         async with limit:
             try:
-                async with session.request(
+                async with self._open(aiohttp).request(
                     request.method,
                     self._base + request.path,
                     headers=dict(request.headers),
@@ -239,7 +236,7 @@ class AsyncRunner:
                     allow_redirects=False,
                 ) as answer:
                     return await _read(request, answer)
-            except (http.ClientError, OSError) as error:  # a timeout is an OSError too
+            except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError too
                 raise network_error(self._base, error, TOTAL_TIMEOUT) from error
 
 

@@ -12,6 +12,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from tlog.errors import UnavailableError
 from tlog.fetch import Fetching, Request, Response
 from tlog_client import run
+from tlog_client.direct import DirectRunner
 from tlog_client.run import AsyncRunner, OptionError, SyncRunner, parse_url
 
 
@@ -20,14 +21,14 @@ def ask(requests: list[Request]) -> Fetching[list[Response]]:
 
 
 async def fetch(kind: str, url: str, *requests: Request, token: str | None = None) -> list[Response]:
-    if kind == "async":
-        async with AsyncRunner(url, token=token) as runner:
+    if kind != "sync":
+        async with (DirectRunner if kind == "direct" else AsyncRunner)(url, token=token) as runner:
             return await runner.run(ask(list(requests)))
     with SyncRunner(url, token=token) as sync:
         return await asyncio.to_thread(sync.run, ask(list(requests)))
 
 
-BOTH = pytest.mark.parametrize("kind", ["async", "sync"])
+EACH = pytest.mark.parametrize("kind", ["async", "direct", "sync"])
 
 
 async def echo(request: web.Request) -> web.Response:
@@ -85,7 +86,7 @@ def url_of(server: BaseTestServer, path: str = "") -> str:
     return f"http://127.0.0.1:{server.port}{path}"
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("prefix", ["", "/", "/deep/er", "/deep/er/"])
 async def test_requests_go_out_as_they_are(kind: str, prefix: str, server: BaseTestServer) -> None:
     request = Request("POST", "echo", (("X-Own", "1"),), b"body ")
@@ -95,46 +96,46 @@ async def test_requests_go_out_as_they_are(kind: str, prefix: str, server: BaseT
     assert response.headers["set-cookie"] == "a=b"
 
 
-@BOTH
+@EACH
 async def test_no_cookie_is_kept_and_no_token_sent_unasked(kind: str, server: BaseTestServer) -> None:
     responses = await fetch(kind, url_of(server), *[Request("POST", "echo", (), b"")] * 3)
     assert {response.body for response in responses} == {b"-|-|gzip|-"}
 
 
-@BOTH
+@EACH
 async def test_no_redirect_is_followed(kind: str, server: BaseTestServer) -> None:
     (response,) = await fetch(kind, url_of(server), Request("GET", "redirect"))
     assert response.status == 302
 
 
-@BOTH
+@EACH
 async def test_gzip_is_undone_and_chunks_are_joined(kind: str, server: BaseTestServer) -> None:
     requests = [Request("GET", path, max_size=1000) for path in ("gzip", "chunked")]
     assert [response.body for response in await fetch(kind, url_of(server), *requests)] == [bytes(1000)] * 2
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("path", ["long", "bomb", "half-gzip", "more-gzip", "no-gzip", "br", "chunked"])
 async def test_a_body_that_is_too_long_or_broken_is_refused(kind: str, path: str, server: BaseTestServer) -> None:
     with pytest.raises(UnavailableError):
         await fetch(kind, url_of(server), Request("GET", path, max_size=999 if path == "chunked" else 1000))
 
 
-@BOTH
+@EACH
 async def test_a_long_error_keeps_its_status(kind: str, server: BaseTestServer) -> None:
     (response,) = await fetch(kind, url_of(server), Request("GET", "long-error", max_size=10))
     assert response.status == 404
     assert len(response.body) == 1 << 16
 
 
-@BOTH
+@EACH
 async def test_responses_come_in_the_order_of_their_requests(kind: str, server: BaseTestServer) -> None:
     requests = [Request("POST", "echo", (), b"%d " % number) for number in range(100)]
     responses = await fetch(kind, url_of(server), *requests)
     assert [int(response.body.split()[0]) for response in responses] == list(range(100))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("answer", BROKEN)
 async def test_a_connection_that_breaks_is_unavailable(kind: str, answer: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,13 +149,13 @@ async def test_a_connection_that_breaks_is_unavailable(kind: str, answer: bytes)
             await fetch(kind, f"http://127.0.0.1:{port}", Request("GET", "x"))
 
 
-@BOTH
+@EACH
 async def test_nobody_there_is_unavailable(kind: str) -> None:
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1"):
         await fetch(kind, "http://127.0.0.1:1", Request("GET", "x"), Request("GET", "y"))
 
 
-@BOTH
+@EACH
 async def test_a_request_that_takes_too_long_is_unavailable(
     kind: str, server: BaseTestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,22 @@ def test_what_was_appended_is_read_back_as_it_was(opened: Open) -> None:
                 assert storage.entries(start, end) == flat[start:end]
 
 
+def test_segments_are_read_a_few_at_a_time_and_never_with_a_gap(opened: Open) -> None:
+    whole = segments()
+    with opened() as storage:
+        for each in whole:
+            storage.append(each)
+        assert storage.segments_from(0, 10, 100, 1 << 30) == whole
+        assert storage.segments_from(1, 10, 100, 1 << 30) == whole[1:]
+        assert storage.segments_from(0, 4, 100, 1 << 30) == whole[:2]
+        assert storage.segments_from(0, 10, 3, 1 << 30) == whole[:3]
+        assert storage.segments_from(0, 10, 100, 1) == whole[:1]
+        assert storage.segments_from(0, 10, 100, len(whole[0].entries) + 1) == whole[:2]
+        for start in (2, 10):
+            with pytest.raises(StartRefusedError):
+                storage.segments_from(start, 11, 100, 1 << 30)
+
+
 def test_what_was_appended_is_there_after_opening_again(opened: Open) -> None:
     for each in segments():
         with opened() as storage:

@@ -24,7 +24,7 @@ from tests.support.wire import connected
 from tests.support.witness import Seen
 from tlog.cbor import Value, encode
 from tlog.fetch import CBOR, parse_batch_answer
-from tlog.server import derived, leaves
+from tlog.server import derived, leaves, rebuild
 from tlog.server.api.serve import make_runner
 from tlog.server.config import read_config
 from tlog.server.errors import CommitError, StoppedError
@@ -61,7 +61,7 @@ MOST = 40
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leaf index begin to write runs early, so that duplicates are looked up in it."""
-    for module in (derived, leaves, leaf_store):
+    for module in (derived, leaves, leaf_store, rebuild):
         monkeypatch.setattr(module, "RUN", RUN)
 
 
@@ -70,7 +70,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a log of which 512 entries are in two runs of the leaf index, and the rest in memory."""
     data = tmp_path_factory.mktemp("cancel") / "log"
     with pytest.MonkeyPatch.context() as patch:
-        for module in (derived, leaves, leaf_store):
+        for module in (derived, leaves, leaf_store, rebuild):
             patch.setattr(module, "RUN", RUN)
         config = create(data)
         grow(config, [[b"old %d" % number for number in range(1, SIZE)]])

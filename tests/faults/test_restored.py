@@ -35,7 +35,7 @@ from tlog.server.config import read_config
 from tlog.server.follower import gunzip
 from tlog.server.log import open_log
 from tlog.server.storage.tiles import Derived as Written
-from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.storage.tiles import TileStore, create_tiles, open_tiles
 from tlog.server.storage.wal import check_tiles
 from tlog.tile import Bundle, Tile
 
@@ -329,7 +329,7 @@ def test_tiles_whose_wal_is_of_another_moment_are_told_although_sqlite_reads_the
 def tile_copies(folder: Path, number: int) -> list[tuple[bytes, bytes]]:
     """Write bundles, one a transaction, and return copies of tiles.db and its WAL behind each."""
     path, found = folder / "tiles.db", []
-    open_tiles(path, create=True).close()
+    create_tiles(path).close()
     with closing(open_tiles(path)) as connection:
         store = TileStore(connection)
         for index in range(number):

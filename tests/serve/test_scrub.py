@@ -373,7 +373,7 @@ def test_a_run_of_the_leaf_index_that_is_merged_away_meanwhile_is_no_damage() ->
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.executescript(SCHEMA)
         store = LeafStore(connection)
-        store.add(0, [(bytes(32), 0)])
+        store.add(0, {bytes(32): 0})
         assert sum(1 for _ in store.reread()) > 2
         pieces = store.reread()
         next(pieces)

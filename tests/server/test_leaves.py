@@ -83,32 +83,39 @@ async def test_eight_runs_become_one_and_nothing_is_lost_at_any_step(monkeypatch
     assert [run.id for run in LeafStore(index.database).runs()] == [run.id for run in index.index._runs]
 
 
-async def test_a_merge_that_did_not_end_leaves_the_old_runs_and_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_merge_that_did_not_end_leaves_the_old_runs_and_is_swept_before_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(store_module, "_STEP", 16)
     index = Index()
     await index.grow(RUN * 8)
     for _ in range(5):
         await index.index.merge()
     again = LeafStore(index.database)
-    again.sweep()
-    assert index.database.execute("SELECT count(*) FROM leaf_bucket").fetchone()[0] == 256 * 8
     index.index = LeafIndex(Thread(), again, again.runs())
     index.store = again
+    await index.grow(RUN * 9)
     await index.check()
+    for _ in range(2):
+        assert await index.index.merge()
+    assert index.database.execute("SELECT count(*) FROM leaf_bucket").fetchone()[0] == 256 * 9
     while await index.index.merge():
         pass
     await index.check()
+    assert index.database.execute("SELECT count(*) FROM leaf_bucket").fetchone()[0] == 256 * 9
 
 
-async def test_buckets_of_replaced_runs_are_swept_at_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_buckets_of_replaced_runs_are_swept_after_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index()
     await index.grow(RUN * 8)
     monkeypatch.setattr(store_module.LeafStore, "sweep_some", lambda *_: False)
     while await index.index.merge():
         pass
+    index.index = LeafIndex(Thread(), index.store, index.store.runs())
     await index.check()
     assert index.database.execute("SELECT count(*) FROM leaf_bucket").fetchone()[0] == 256 * 16
-    index.store.sweep()
+    while await index.index.merge():
+        pass
     assert index.database.execute("SELECT count(*) FROM leaf_bucket").fetchone()[0] == 256 * 8
     await index.check()
 

@@ -37,6 +37,14 @@ class MemoryStorage:
             raise StartRefusedError(f"no entry {end - 1}")
         return [entry for segment in self.segments for entry in unframed(segment.entries)][start:end]
 
+    def segments_from(self, start: int, end: int, max_count: int, max_bytes: int) -> list[Segment]:
+        found = [segment for segment in self.segments if start <= segment.first < end][:max_count]
+        while sum(len(segment.entries) for segment in found[:-1]) >= max_bytes:
+            found.pop()
+        if not found or found[0].first != start:
+            raise StartRefusedError(f"no entry {start}")
+        return found
+
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
         for segment in self.segments:
             if segment.keys and segment.time_ms >= since_ms and segment.first < end:

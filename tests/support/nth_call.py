@@ -179,6 +179,12 @@ class FaultyStorage:
     def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:
         return self._faults.call("entries", lambda: self._storage.entries(start, end, max_bytes), self._error)
 
+    def segments_from(self, start: int, end: int, max_count: int, max_bytes: int) -> list[Segment]:
+        def read() -> list[Segment]:
+            return self._storage.segments_from(start, end, max_count, max_bytes)
+
+        return self._faults.call("segments_from", read, self._error)
+
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
         return self._faults.call("keys", lambda: self._storage.keys(since_ms, end), self._error)
 

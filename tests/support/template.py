@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.grow import create, grow, stored
-from tlog.server import derived, follower, leaves
+from tlog.server import derived, follower, leaves, rebuild
 from tlog.server.storage import database
 from tlog.server.storage import leaves as runs
 
@@ -44,7 +44,7 @@ class SmallParts(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self.patch = self.enter_context(pytest.MonkeyPatch.context())
-        for module in (derived, leaves, runs):
+        for module in (derived, leaves, rebuild, runs):
             self.patch.setattr(module, "RUN", RUN)
         self.patch.setattr(derived, "CHUNK", 2 * RUN)
         self.patch.setattr(derived, "RECENT", 2 * RUN)

@@ -1,7 +1,7 @@
 """Bringing derived data up to the signed head, when a log is opened: tiles, bundles and the leaf index.
 
 1  what tiles.db holds is opened, and the entries above it are read, hashed and followed like new ones
-2  the tree must have the root of the signed head; where it has not, everything is built anew beside it
+2  the tree must have the root of the signed head; where it has not, everything is built anew beside it (`rebuild`)
 3  the newest tiles fit the level above, and the newest entries their tiles
 
 Reading goes by parts of bounded size, so that a machine that could write a log can open it.
@@ -9,6 +9,7 @@ Reading goes by parts of bounded size, so that a machine that could write a log 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,26 +18,28 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tlog.damage import fold
 from tlog.edge import Edge, extend
 from tlog.errors import FormatError, TreeheadError
-from tlog.merkle import leaf_hash, tree_root
-from tlog.server.disk import remove_database
+from tlog.merkle import leaf_hash
+from tlog.server.disk import remove_database, sync
 from tlog.server.errors import DamagedFileError, DamageError, StartRefusedError
 from tlog.server.follower import Follower
 from tlog.server.leaves import LeafIndex
 from tlog.server.overlay import Overlay, first_tile
+from tlog.server.rebuild import Builder
 from tlog.server.storage.database import Database, running
 from tlog.server.storage.leaves import RUN, LeafStore
-from tlog.server.storage.tiles import TileStore, open_tiles
+from tlog.server.storage.tiles import TileStore, create_tiles, open_tiles
 from tlog.server.storage.wal import check_tiles
 from tlog.server.tree import stored_hashes
 from tlog.tile import TILE_HEIGHT, TILE_WIDTH, Tile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tlog.server.storage import SignedHead, Storage
+    from tlog.server.storage import Segment, SignedHead, Storage
 
 CHUNK = 1 << 14
 """Entries that are read and hashed at a time while catching up: 64 bundles, one transaction of the follower."""
@@ -46,6 +49,9 @@ CHUNK_BYTES = 16 << 20
 
 RECENT = 1 << 14
 """Entries below the tiles that are re-hashed at each start: 20 ms of work, and the part most likely to be torn."""
+
+LAG = 2 * RUN
+"""Entries behind which a log that ran can be; runs of the leaf index that so few bring are merged once it is served."""
 
 log = structlog.get_logger()
 
@@ -131,14 +137,40 @@ async def _rebuild(source: Source, path: Path) -> None:
     remove_database(fresh)
     if source.head.size > TILE_WIDTH:  # a new log has none to build
         log.info("tiles.rebuilding", of=source.head.size)
-    async with running(partial(open_tiles, fresh, create=True)) as thread:
-        if await _bring_up(source, thread) is None:
+    async with running(partial(create_tiles, fresh)) as thread:
+        try:
+            await _build(source, thread)
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        derived = await _bring_up(source, thread)
+        if derived is None:
             raise StartRefusedError(
                 f"the entries of log.db do not have the root of the signed head {source.head.size}: an entry was "
                 "changed. Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
             )
+        while await derived.leaves.merge():
+            pass
+    await asyncio.to_thread(sync, fresh)
     remove_database(path)
     fresh.rename(path)
+
+
+async def _build(source: Source, thread: Database) -> None:
+    """Fill an empty store from all entries."""
+    size = source.head.size
+    builder = await thread.run(lambda connection: Builder(TileStore(connection), LeafStore(connection), size))
+    while builder.size < size:
+        segments = await source.thread.run(partial(_read_segments, source, builder.size))
+        try:
+            await thread.run(partial(_take, builder, segments))
+        except FormatError as error:
+            raise _damaged(error) from error
+        if size > CHUNK:
+            log.info("tiles.building", entries=builder.size, of=size)
+
+
+def _take(builder: Builder, segments: list[Segment], _: object) -> None:
+    builder.take(segments)
 
 
 async def _bring_up(source: Source, thread: Database) -> Derived | None:
@@ -155,7 +187,7 @@ async def _bring_up(source: Source, thread: Database) -> Derived | None:
         await thread.run(partial(_check_recent_tiles, store, overlay))
         await _check_recent(source, thread, store, position)
     except sqlite3.OperationalError as error:
-        raise StartRefusedError(f"tiles.db cannot be used: {error}") from error  # a full disk, or one that fails
+        raise _unusable(error) from error
     except (DamageError, FormatError, sqlite3.DatabaseError) as error:
         log.warning("tiles.damaged", reason=str(error))
         return None
@@ -165,7 +197,6 @@ async def _bring_up(source: Source, thread: Database) -> Derived | None:
 async def _open_leaves(thread: Database, store: TileStore, position: int) -> LeafIndex:
     """Open the leaf index, with the newest entries that it has in memory: their leaf hashes are in the tiles."""
     leaf_store = await thread.run(LeafStore)
-    await thread.run(lambda _: leaf_store.sweep())
     leaves = LeafIndex(thread, leaf_store, await thread.run(lambda _: leaf_store.runs()))
     if not 0 <= position - leaves.position < 2 * RUN:
         raise DamageError("the leaf index of tiles.db does not go as far as its tiles")
@@ -190,7 +221,7 @@ async def _catch_up(source: Source, overlay: Overlay, leaves: LeafIndex, followe
         leaves.extend(edge.size, leaf_hashes)
         edge = growth.new
         await follower.catch_up()
-        while await leaves.merge():
+        while size - start > LAG and await leaves.merge():
             pass
         if size - start > CHUNK:
             log.info("tiles.building", entries=edge.size, of=size)
@@ -203,15 +234,36 @@ def _open_overlay(store: TileStore, _: object) -> Overlay:
     partials = {}
     for level in range(1, (position.bit_length() + TILE_HEIGHT - 1) // TILE_HEIGHT):
         below = range(first_tile(position, level) * TILE_WIDTH, position >> TILE_HEIGHT * level)
-        partials[level] = [tree_root(row) for row in stored_hashes(store, [Tile(level - 1, index) for index in below])]
+        partials[level] = _roots(store, [Tile(level - 1, index) for index in below])
     return Overlay(position, partials)
+
+
+def _roots(store: TileStore, tiles: Sequence[Tile]) -> list[bytes]:
+    """Return the root over each of some full tiles."""
+    return [fold(b"".join(row)) for row in stored_hashes(store, tiles)]
 
 
 def _read_entries(source: Source, start: int, end: int, _: object) -> list[bytes]:
     try:
         return source.storage.entries(start, end, CHUNK_BYTES)
     except (TreeheadError, sqlite3.Error) as error:
-        raise StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair --from URL|DIR") from error
+        raise _damaged(error) from error
+
+
+def _read_segments(source: Source, start: int, _: object) -> list[Segment]:
+    try:
+        return source.storage.segments_from(start, source.head.size, CHUNK, CHUNK_BYTES)
+    except (TreeheadError, sqlite3.Error) as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> StartRefusedError:
+    return StartRefusedError(f"log.db is damaged: {error}; see: tlogd repair --from URL|DIR")
+
+
+def _unusable(error: Exception) -> StartRefusedError:
+    """Return what is said of a full disk, or one that fails."""
+    return StartRefusedError(f"tiles.db cannot be used: {error}")
 
 
 def _recent_tiles(position: int) -> list[Tile]:
@@ -222,26 +274,31 @@ def _recent_tiles(position: int) -> list[Tile]:
 def _check_recent_tiles(store: TileStore, overlay: Overlay, _: object) -> None:
     """Check the newest tiles against the level above, so that a damaged tile is never taken for a changed entry."""
     tiles = _recent_tiles(overlay.position)
-    for tile, row in zip(tiles, stored_hashes(store, tiles), strict=True):
+    for tile, root in zip(tiles, _roots(store, tiles), strict=True):
         wanted = overlay.hash_of((TILE_HEIGHT, tile.index))
         if wanted is None:
             (above,) = stored_hashes(store, [Tile(1, tile.index // TILE_WIDTH)])
             wanted = above[tile.index % TILE_WIDTH]
-        if tree_root(row) != wanted:
+        if root != wanted:
             raise DamageError(f"{tile.path} in tiles.db is damaged")
 
 
 async def _check_recent(source: Source, thread: Database, store: TileStore, position: int) -> None:
     """Check the newest entries: tiles lead to the signed root, so where an entry differs, the entry was changed."""
-    start = max(0, position - RECENT)
+    start = checked = max(0, position - RECENT)
     tiles = _recent_tiles(position)
     wanted = [value for row in await thread.run(lambda _: stored_hashes(store, tiles)) for value in row]
-    checked = start
     while checked < position:
-        for entry in await source.thread.run(partial(_read_entries, source, checked, position)):
-            if leaf_hash(entry) != wanted[checked - start]:
+        found = await source.thread.run(partial(_hash_entries, source, checked, position))
+        for index, (leaf, right) in enumerate(zip(found, wanted[checked - start :], strict=False), checked):
+            if leaf != right:
                 raise StartRefusedError(
-                    f"entry {checked} in log.db is not the one in the signed tree: it was changed. "
+                    f"entry {index} in log.db is not the one in the signed tree: it was changed. "
                     "Restore the right log.db, or bring the entries back with: tlogd repair --from URL|DIR"
                 )
-            checked += 1
+        checked += len(found)
+
+
+def _hash_entries(source: Source, start: int, end: int, _: object) -> list[bytes]:
+    """Return the leaf hashes of entries from an index on."""
+    return [leaf_hash(entry) for entry in _read_entries(source, start, end, None)]

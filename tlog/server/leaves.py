@@ -18,7 +18,7 @@ from tlog.server.errors import DamageError
 from tlog.server.storage.leaves import FAN, PREFIX_SIZE, RUN, LeafStore, Merge, Run, prefix_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tlog.server.storage.database import Database
 
@@ -46,6 +46,7 @@ class LeafIndex:
         self._recent: dict[bytes, int] = {}  # in the order of the indexes
         self._merge: Merge | None = None
         self._is_damaged = False
+        self._is_swept = not runs  # of what a merge has left that did not end, before the last start
         self.position = runs[-1].end if runs else 0
 
     def extend(self, first: int, leaf_hashes: Sequence[bytes]) -> None:
@@ -78,25 +79,28 @@ class LeafIndex:
         """Write the runs that are due, now that tiles go up to a position."""
         while position - self.position >= RUN:
             end = self.position + RUN
-            rows = [(leaf, index) for leaf, index in islice(self._recent.items(), RUN) if index < end]
+            rows = {leaf: index for leaf, index in islice(self._recent.items(), RUN) if index < end}
             self._runs.append(await self._thread.run(partial(self._add, self.position, rows)))
-            for leaf, _ in rows:
+            for leaf in rows:
                 del self._recent[leaf]
             self.position = end
 
-    def _add(self, first: int, rows: Sequence[tuple[bytes, int]], _: object) -> Run:
+    def _add(self, first: int, rows: Mapping[bytes, int], _: object) -> Run:
         return self._store.add(first, rows)
 
     async def merge(self) -> bool:
         """Do a part of a merge; return whether there is more to do. A damaged index is merged no further."""
         if self._is_damaged:
             return False
-        if self._merge is None:
-            runs = self._due()
-            if not runs:
-                return False
-            self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
         try:
+            if not self._is_swept:
+                self._is_swept = not await self._thread.run(lambda _: self._store.sweep())
+                return True
+            if self._merge is None:
+                runs = self._due()
+                if not runs:
+                    return False
+                self._merge = await self._thread.run(lambda _: self._store.begin_merge(runs))
             return await self._merge_some(self._merge)
         except sqlite3.OperationalError:
             raise  # a disk that fails or is full, which is no damage

@@ -1,34 +1,22 @@
-"""The server process: application, listening, signals.
-
-A graceful stop: readiness turns false, the socket closes, requests under way are answered, admitted entries are signed,
-files are closed. The exit code is 5 where a scrub found damage meanwhile. A second signal ends the process at once. A
-signal while the logs are still being opened ends it in a moment: nothing has been promised yet. A failed commit ends it
-with exit code 4, unanswered.
-"""
+"""The application of open logs, and where it listens."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
-import signal
-import sys
-import threading
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
-from msgspec.structs import replace
 
-from tlog.server.api import metrics
 from tlog.server.api.bodies import BODIES, Bodies
 from tlog.server.api.hot import HotConnection
-from tlog.server.api.journal import configure_logging
 from tlog.server.api.keys import LIMITS, LOG, LOGS, PREFIX
 from tlog.server.api.lane import Lane
+from tlog.server.api.metrics import METRICS, Metrics
 from tlog.server.api.openapi import OF_A_LOG, OF_THE_SERVER
 from tlog.server.api.operation import finish, routes
 from tlog.server.api.problems import PROBLEMS, problems
@@ -37,22 +25,16 @@ from tlog.server.api.rate import RATES, Rates, settle
 from tlog.server.api.stream import add_feed
 from tlog.server.api.supervisor import Supervisor
 from tlog.server.api.traffic import TRAFFIC, Traffic, count
-from tlog.server.ballast import BALLAST_NAME, keep_ballast
-from tlog.server.errors import Exit, StartRefusedError
-from tlog.server.log import ServedLog, open_log
-from tlog.server.space import is_full
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from tlog.server.config import Config, Http, ServerConfig
+    from tlog.server.config import Http
     from tlog.server.limit import Limits
+    from tlog.server.log import ServedLog
 
 SHUTDOWN_S = 10.0
 """Seconds that requests under way have to finish; a commit takes milliseconds."""
-
-GIVE_UP_S = 2.0
-"""Seconds that opening a log may take to stop once a signal asks it to."""
 
 BACKLOG = 1024
 """Connections that the operating system keeps until they are accepted."""
@@ -84,7 +66,7 @@ def make_runner(logs: Mapping[str, ServedLog], limits: Limits, *, hot_lane: bool
     app, traffic = make_app(logs, limits), Traffic(problems=Counter({problem.name: 0 for problem in PROBLEMS}))
     app[TRAFFIC] = traffic
     app[RATES] = Rates(limits.rate, limits.burst)
-    app[metrics.REGISTRY] = metrics.make_registry(logs, traffic)
+    app[METRICS] = Metrics(logs, traffic)
     app.middlewares.insert(0, count)
     app.on_response_prepare.append(settle)
     if not hot_lane:
@@ -93,61 +75,14 @@ def make_runner(logs: Mapping[str, ServedLog], limits: Limits, *, hot_lane: bool
     return Runner(app, limits, traffic, SHUTDOWN_S, connect)
 
 
-async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool = False) -> Exit:
-    """Serve logs until a signal asks to stop, and return how the process is to end.
+async def listen(
+    logs: Mapping[str, ServedLog], limits: Limits, http: Http, stop: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve open logs until `stop` ends, then answer what is under way.
 
     Raises:
-        StartRefusedError: The state on disk of one does not fit together.
         OSError: The address cannot be listened on.
     """
-    journal = configure_logging()
-    stop = Stop()
-    try:
-        async with AsyncExitStack() as stack:
-            logs = {
-                prefix: await stack.enter_async_context(_opened(one, read_only=read_only))
-                for prefix, one in config.logs.items()
-            }
-            stop.began()
-            await _keep_ballasts(config, logs)
-            reports = asyncio.create_task(journal.report())
-            stack.callback(reports.cancel)
-            await _listen(logs, config.limits, replace(config.http, host=host, port=port), stop)
-    except asyncio.CancelledError:
-        if not stop.is_set():
-            raise
-        log.info("server.stopped", reason="it had not started yet")
-        return Exit.DONE
-    for served in logs.values():
-        log.info("log.closed", origin=served.origin, size=served.head.size)
-    return Exit.DAMAGED if any(served.damage for served in logs.values()) else Exit.DONE
-
-
-@asynccontextmanager
-async def _opened(config: Config, *, read_only: bool) -> AsyncIterator[ServedLog]:
-    """Open a log; where that is refused on a full disk, say that it is one."""
-    async with AsyncExitStack() as stack:
-        try:
-            served = await stack.enter_async_context(open_log(config, exit_stopped, read_only=read_only))
-        except (StartRefusedError, OSError) as error:
-            if not is_full(config.path("")):
-                raise
-            raise StartRefusedError(
-                f"{error}; its disk is full: free some space, in the worst case by removing {config.path(BALLAST_NAME)}"
-            ) from error
-        yield served
-
-
-async def _keep_ballasts(config: ServerConfig, logs: Mapping[str, ServedLog]) -> None:
-    """Give each log that is written to its ballast; on a thread, because a slow file system may have to write it."""
-    for prefix, served in logs.items():
-        if not served.is_read_only:
-            one = config.logs[prefix]
-            await asyncio.to_thread(keep_ballast, one.path(""), one.limits.ballast_bytes, one.limits.free_bytes)
-
-
-async def _listen(logs: Mapping[str, ServedLog], limits: Limits, http: Http, stop: Stop) -> None:
-    """Serve open logs until a signal, then answer what is under way."""
     raise_file_limit(limits.connections + SPARE_FILES)
     supervisor = Supervisor()
     runner = make_runner(logs, limits, hot_lane=http.hot_lane)
@@ -160,7 +95,7 @@ async def _listen(logs: Mapping[str, ServedLog], limits: Limits, http: Http, sto
         for found in runner.addresses:
             log.info("server.listening", host=found[0], port=found[1], **_sizes(logs))
         supervisor.tell("READY=1")
-        await stop.wait()
+        await stop()
         log.info("server.stopping")
         supervisor.tell("STOPPING=1")
         for served in logs.values():
@@ -202,48 +137,3 @@ def raise_file_limit(wanted: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except OSError:  # where the process may change no limits
             log.warning("server.few_files", allowed=soft, wanted=wanted)
-
-
-class Stop:
-    """What SIGTERM and SIGINT mean: at first everything, later a graceful end. Owned by the event loop."""
-
-    def __init__(self) -> None:
-        """Take the signals; what runs now is cancelled by them until `began`."""
-        self._event = asyncio.Event()
-        self._starting = asyncio.current_task()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def began(self) -> None:
-        """Let signals stop gracefully from now on."""
-        self._starting = None
-
-    def is_set(self) -> bool:
-        """Return whether a signal came."""
-        return self._event.is_set()
-
-    async def wait(self) -> None:
-        """Wait for a signal."""
-        await self._event.wait()
-
-    def _on_signal(self) -> None:
-        if self.is_set():
-            os._exit(Exit.FAILED)
-        self._event.set()
-        if self._starting is not None:
-            self._starting.cancel()
-            _exit_after(GIVE_UP_S)
-
-
-def _exit_after(seconds: float) -> None:
-    """End the process even if a thread does not let go; a crash is no worse, and every start copes with that."""
-    timer = threading.Timer(seconds, os._exit, [Exit.DONE])
-    timer.daemon = True
-    timer.start()
-
-
-def exit_stopped(error: BaseException) -> NoReturn:
-    """End the process here and now: what is durable is only known after a restart."""
-    log.critical("log.stopped", reason=str(error), error=type(error).__name__)
-    sys.stderr.flush()
-    os._exit(Exit.STOPPED)

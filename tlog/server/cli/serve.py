@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ import msgspec
 from tlog.server.cli.answer import config_option, confirm, entries, json_option, one_log, say, show_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlog.server.config import ServerConfig
 
 
@@ -62,12 +66,27 @@ def serve(
     """Serve a log, or several, until SIGTERM or SIGINT; a second one ends it at once."""
     import uvloop
 
-    from tlog.server.api.serve import serve as run_server
     from tlog.server.config import read_server_config
+
+    with _left_out("rich"):
+        from tlog.server.api.process import serve as run_server
 
     config = _with_anchors(read_server_config(file), anchors, write_anchor)
     where = host or config.http.host, config.http.port if port is None else port
     return uvloop.run(run_server(config, *where, read_only=read_only))
+
+
+@contextmanager
+def _left_out(name: str) -> Iterator[None]:
+    """Let a package seem not to be installed: structlog imports rich where it is, for nothing and 0.1 s."""
+    found = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # this is how the import system is told
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if found is not None:
+            sys.modules[name] = found
 
 
 def _with_anchors(config: ServerConfig, anchors: tuple[str, ...], write_anchor: str | None) -> ServerConfig:
@@ -108,7 +127,7 @@ def freeze(file: Path, reason: str, yes: str | None, *, as_json: bool) -> None:
     from tlog.errors import FormatError
     from tlog.freeze import check_reason
     from tlog.server.api.journal import configure_logging
-    from tlog.server.api.serve import exit_stopped
+    from tlog.server.api.process import exit_stopped
     from tlog.server.freeze import freeze_log
 
     config = one_log(file)

@@ -107,6 +107,15 @@ class Storage(Protocol):
             StartRefusedError: Entries are missing.
         """
 
+    def segments_from(self, start: int, end: int, max_count: int, max_bytes: int) -> list[Segment]:
+        """Return the segments that hold entries [start, end), the first one from `start` on, or fewer, at least one.
+
+        It stops after `max_count` segments, or after the one with which their entries are `max_bytes` long.
+
+        Raises:
+            StartRefusedError: Entries are missing.
+        """
+
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield time and key records of the segments from a time on that have some, up to entry `end`, oldest first.
 

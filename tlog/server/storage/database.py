@@ -46,6 +46,9 @@ DURABLE_ALONE: Settings = {"locking_mode": "exclusive", **DURABLE}
 DERIVED: Settings = {"journal_mode": "wal", "synchronous": 1}
 """Settings for what can be rebuilt: a power failure may take the newest commits, but never tears one."""
 
+DRAFT: Settings = {"journal_mode": "off", "synchronous": 0}
+"""Settings for a new file that nobody reads before it is whole and durable: an error or a crash spoils it."""
+
 _COMMON: Settings = {
     "wal_autocheckpoint": 0,
     "foreign_keys": 1,

@@ -20,11 +20,12 @@ from zlib import crc32
 
 from tlog.server.errors import DamageError
 from tlog.server.storage.database import Upkeep, typed
+from tlog.server.storage.draft import ITEM, PROBES, Draft, prefixes_of
 from tlog.server.storage.wal import number_transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 RUN = 1 << 16
 """Entries of a run of level 0; above the newest run they are all in memory."""
@@ -44,9 +45,7 @@ CREATE TABLE leaf_run (
 CREATE TABLE leaf_bucket (id INTEGER PRIMARY KEY, items BLOB NOT NULL, crc INTEGER NOT NULL) STRICT;
 """
 
-_ITEM = 16
 _FILTER_BITS = 16  # for each item: with 4 of them set, one look-up in 400 finds a prefix that is not there
-_PROBES = (0, 11, 22, 33)
 _RUN_BITS = 32  # of a bucket's id are for its number
 _MAX_RUN = (1 << 31) - 1
 _STEP = 16  # buckets of each run that are merged in one transaction: about 1 MB
@@ -78,7 +77,7 @@ class Run:
     def may_have(self, prefix: int) -> bool:
         """Return False where the run cannot have a prefix, given as a number."""
         bits, mask = self.filter, len(self.filter) * 8 - 1
-        for shift in _PROBES:
+        for shift in PROBES:
             at = prefix >> shift & mask
             if not bits[at >> 3] >> (at & 7) & 1:
                 return False
@@ -112,12 +111,14 @@ class LeafStore:
             runs.append(run)
         return runs
 
-    def sweep(self) -> None:
-        """Remove buckets that belong to no run: a merge did not end."""
+    def sweep(self) -> bool:
+        """Remove some buckets that belong to no run, because a merge did not end; return whether there were any.
+
+        Never while a merge is under way.
+        """
         ids = [row[0] for row in self._connection.execute("SELECT id FROM leaf_run ORDER BY id")]
-        for before, after in zip([-1, *ids], [*ids, _MAX_RUN], strict=True):
-            while self._delete_some((before + 1) << _RUN_BITS, after << _RUN_BITS):
-                pass
+        gaps = zip([-1, *ids], [*ids, _MAX_RUN], strict=True)
+        return any(self._delete_some((before + 1) << _RUN_BITS, after << _RUN_BITS) for before, after in gaps)
 
     def condemn(self) -> None:
         """Let the next start find that tiles.db is damaged, and build it anew from the entries."""
@@ -126,20 +127,21 @@ class LeafStore:
             self._connection.execute("DELETE FROM position")
             number_transaction(self._connection)
 
-    def add(self, first: int, leaves: Iterable[tuple[bytes, int]]) -> Run:
+    def add(self, first: int, leaves: Mapping[bytes, int]) -> Run:
         """Add a run of level 0 over RUN entries: their leaf hashes with their indexes."""
-        buckets = [bytearray() for _ in range(_buckets(0))]
-        bits = bytearray(_filter_bits(0) // 8)
-        for leaf, index in leaves:
-            buckets[leaf[0]] += leaf[:PREFIX_SIZE] + index.to_bytes(8)
-            _set(bits, int.from_bytes(leaf[:PREFIX_SIZE]))
+        draft = new_draft(first, 0)
+        draft.pour(leaves)
+        return self.put(draft)
+
+    def put(self, draft: Draft) -> Run:
+        """Add a run that was made in memory, in one transaction."""
+        run = Run(self._next_id(), draft.first, draft.level, draft.filter())
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            run = Run(self._next_id(), first, 0, bytes(bits))
-            self._put_buckets(run.id, 0, buckets)
+            self._put_buckets(run.id, 0, draft.buckets)
             self._put_run(run)
             number_transaction(self._connection)
-        self._upkeep.wrote(RUN * _ITEM + len(bits))
+        self._upkeep.wrote((RUN << FAN_BITS * run.level) * ITEM + len(run.filter))
         return run
 
     def find(self, wanted: Sequence[tuple[bytes, frozenset[int]]]) -> list[list[int]]:
@@ -209,7 +211,7 @@ class LeafStore:
                 self._put_run(run)
             number_transaction(self._connection)
         merge.done = end
-        self._upkeep.wrote((_STEP * FAN * RUN // _buckets(0)) * _ITEM)
+        self._upkeep.wrote((_STEP * FAN * RUN // _buckets(0)) * ITEM)
         return run
 
     def sweep_some(self, merge: Merge) -> bool:
@@ -222,11 +224,10 @@ class LeafStore:
         shift = 8 * PREFIX_SIZE - _bucket_bits(merge.runs[0].level + 1)
         for run in merge.runs:
             items = self._items(run.id, bucket)
-            for at in range(0, len(items), _ITEM):
-                item = items[at : at + _ITEM]
-                prefix = int.from_bytes(item[:PREFIX_SIZE])
-                parts[prefix >> shift & FAN - 1] += item
-                _set(merge.bits, prefix)
+            prefixes = prefixes_of(items)
+            for prefix, at in zip(prefixes, range(0, len(items), ITEM), strict=True):
+                parts[prefix >> shift & FAN - 1] += items[at : at + ITEM]
+            _set(merge.bits, prefixes)
         return parts
 
     def _in_run(self, run: int, level: int, prefix: bytes) -> list[int]:
@@ -234,8 +235,8 @@ class LeafStore:
         items = self._items(run, bucket)
         found, at = [], items.find(prefix)
         while at >= 0:
-            if at % _ITEM == 0:
-                found.append(int.from_bytes(items[at + PREFIX_SIZE : at + _ITEM]))
+            if at % ITEM == 0:
+                found.append(int.from_bytes(items[at + PREFIX_SIZE : at + ITEM]))
             at = items.find(prefix, at + 1)
         return found
 
@@ -248,8 +249,11 @@ class LeafStore:
         return bytes(row[0])
 
     def _next_id(self) -> int:
-        (newest,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM leaf_run").fetchone()
-        self._newest = max(self._newest, newest) + 1
+        """Return a number that no run has, and no bucket that a merge has left."""
+        for table, bits in (("leaf_run", 0), ("leaf_bucket", _RUN_BITS)):
+            (found,) = self._connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()  # noqa: S608 — constants
+            self._newest = max(self._newest, found >> bits)
+        self._newest += 1
         return self._newest
 
     def _put_buckets(self, run: int, start: int, buckets: Iterable[bytearray]) -> None:
@@ -272,7 +276,7 @@ class LeafStore:
             ).rowcount
             if deleted:
                 number_transaction(self._connection)
-        self._upkeep.wrote(deleted * (RUN // _buckets(0)) * _ITEM)
+        self._upkeep.wrote(deleted * (RUN // _buckets(0)) * ITEM)
         return deleted > 0
 
 
@@ -293,6 +297,11 @@ class Merge:
     done: int = 0
 
 
+def new_draft(first: int, level: int) -> Draft:
+    """Return a run of a level to be made in memory."""
+    return Draft(first, level, _bucket_bits(level), _filter_bits(level))
+
+
 def prefix_of(leaf_hash: bytes) -> int:
     """Return the first 8 bytes of a leaf hash as a number."""
     return int.from_bytes(leaf_hash[:PREFIX_SIZE])
@@ -311,8 +320,10 @@ def _filter_bits(level: int) -> int:
     return (RUN << FAN_BITS * level) * _FILTER_BITS
 
 
-def _set(bits: bytearray, prefix: int) -> None:
+def _set(bits: bytearray, prefixes: Iterable[int]) -> None:
+    """Set the bits of a filter that prefixes have."""
     mask = len(bits) * 8 - 1
-    for shift in _PROBES:
-        at = prefix >> shift & mask
-        bits[at >> 3] |= 1 << (at & 7)
+    for prefix in prefixes:
+        for shift in PROBES:
+            at = prefix >> shift & mask
+            bits[at >> 3] |= 1 << (at & 7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tlog.errors import FormatError
@@ -38,6 +38,8 @@ _COLUMNS = "first, count, entries, root, leaf_digest, time_ms, keys, digest"  # 
 HEADER = _COLUMNS.replace("entries", "x''")
 """The columns of a segment without its entries, which are read only where somebody needs them."""
 
+
+_ROWS = 256  # in one read at most
 
 _KINDS = (int, int, bytes, bytes, bytes, int, bytes, bytes)
 
@@ -90,14 +92,37 @@ class SqliteStorage:
     def entries(self, start: int, end: int, max_bytes: int = 1 << 62) -> list[bytes]:
         """Return entries [start, end), or fewer; see Storage."""
         found: list[bytes] = []
-        size = 0
-        while start + len(found) < end and size < max_bytes:
-            at = start + len(found)
-            segment = self.segment_at(at)
-            if segment is None:
-                raise StartRefusedError(f"log.db has no entry {at}; restore it with: tlogd repair --from URL|DIR")
-            size += len(segment.entries)
-            found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
+        at, size = start, 0
+        while at < end and size < max_bytes:
+            segments = self.segments_from(at, end, _ROWS, max_bytes - size) if at > start else [self._holding(at)]
+            for segment in segments:
+                size += len(segment.entries)
+                found += parse_bundle(segment.entries, segment.count)[at - segment.first : end - segment.first]
+                at = segment.end
+        return found
+
+    def _holding(self, index: int) -> Segment:
+        segment = self.segment_at(index)
+        if segment is None:
+            raise _lacks(index)
+        return segment
+
+    def segments_from(self, start: int, end: int, max_count: int, max_bytes: int) -> list[Segment]:
+        """Return the segments that hold entries [start, end), or fewer; see Storage."""
+        found: list[Segment] = []
+        at, size = start, 0
+        select = f"SELECT {_COLUMNS} FROM segment WHERE first >= ? AND first < ? ORDER BY first LIMIT ?"  # noqa: S608 — constants
+        with closing(self._connection.execute(select, (start, end, max_count))) as rows:
+            for row in rows:
+                segment = segment_of(row)
+                if segment.first != at:
+                    raise _lacks(at)
+                found.append(segment)
+                at, size = segment.end, size + len(segment.entries)
+                if size >= max_bytes:
+                    break
+        if not found:
+            raise _lacks(at)
         return found
 
     def keys(self, since_ms: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -111,6 +136,10 @@ class SqliteStorage:
             if not segment.is_whole:
                 raise FormatError(f"what is kept of entries {segment.first} to {segment.end - 1} is not what came in")
             yield segment.time_ms, segment.keys
+
+
+def _lacks(index: int) -> StartRefusedError:
+    return StartRefusedError(f"log.db has no entry {index}; restore it with: tlogd repair --from URL|DIR")
 
 
 def open_segments(path: Path, *, create: bool = False) -> sqlite3.Connection:

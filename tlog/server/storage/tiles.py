@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlog.server.errors import DamageError
 from tlog.server.storage import leaves
-from tlog.server.storage.database import DERIVED, Upkeep, connect, typed
+from tlog.server.storage.database import DERIVED, DRAFT, Upkeep, connect, typed
 from tlog.server.storage.wal import number_file, number_transaction
 from tlog.tile import TILE_WIDTH, Bundle, Tile
 
@@ -100,13 +100,21 @@ def _tile_id(tile: Tile) -> int:
     return tile.index << _LEVEL_BITS | tile.level
 
 
-def open_tiles(path: Path, *, create: bool = False) -> sqlite3.Connection:
+def open_tiles(path: Path) -> sqlite3.Connection:
     """Open tiles.db.
 
     Raises:
         StartRefusedError: It is missing, or is not what this version writes.
     """
-    connection = connect(path, SCHEMA, DERIVED, create=create)
-    if create:
-        number_file(connection)
+    return connect(path, SCHEMA, DERIVED)
+
+
+def create_tiles(path: Path) -> sqlite3.Connection:
+    """Create a tiles.db that gets its name when it is whole, and was made durable.
+
+    Raises:
+        StartRefusedError: It cannot be created.
+    """
+    connection = connect(path, SCHEMA, DRAFT, create=True)
+    number_file(connection)
     return connection
