@@ -24,7 +24,7 @@ from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError
 from tlog.genesis import parse_genesis
 from tlog.server.backup import check_copy, write_segments
-from tlog.server.discard import check_unseen, find_tail
+from tlog.server.discard import find_tail
 from tlog.server.disk import remove_database, swapped
 from tlog.server.errors import (
     CreateError,
@@ -43,6 +43,7 @@ from tlog.server.storage import Segment
 from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA, empty_wal
 from tlog.server.supply import Supply, find_damaged
+from tlog.server.unseen import check_derived, check_unseen
 from tlog.server.verify import LOG, TILES, check_entries
 from tlog.tile import TILE_WIDTH, format_bundle
 
@@ -92,8 +93,8 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
         discard: Whether a segment behind the signed head that cannot be signed is discarded; see `discard`.
 
     Raises:
-        StartRefusedError: The source does not lead to the signed head, what is behind that does not fit, or the log is
-            in use. Nothing was changed.
+        StartRefusedError: The source does not lead to the signed head, what is behind that does not fit, something has
+            seen more, or the log is in use. Nothing was changed.
         DamageFoundError: The source lacks some of the entries; each block is named. Nothing was changed.
         UnusableNameError: The source is none.
         SourceError: The source cannot be reached. Nothing was changed.
@@ -107,6 +108,7 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
         if not check_entries(target, SCHEMA, head, verifier, steps("checking what is there")).total:
             done.is_whole = True
             return done
+        check_derived(config, head.size)
         old = _open(target)
         if old is not None:
             stack.enter_context(closing(old))
@@ -197,7 +199,8 @@ class _Draft:
         if not self._discard:
             raise StartRefusedError(
                 f"the commit behind the signed head {self._head.size} cannot be signed: {reason}. Nothing was "
-                "changed; it was never acknowledged, and goes with: tlogd repair --from URL|DIR --discard-unsigned"
+                "changed. Where that head is the newest that anybody was shown, the commit goes with: "
+                "tlogd repair --from URL|DIR --discard-unsigned"
             )
         check_unseen(self._config, self._head)
         self._tail, self._done.discarded = None, reason
