@@ -19,6 +19,7 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
@@ -31,7 +32,7 @@ from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.verify import LOG, check_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tlog.note import Verifier
@@ -114,14 +115,30 @@ def _open_log(config: Config) -> sqlite3.Connection:
         raise DamageFoundError(str(error)) from error
 
 
-def copy_entries(source: sqlite3.Connection, target: Path, schema: str, size: int, progress: Progress) -> None:
+def copy_entries(
+    source: sqlite3.Connection,
+    target: Path,
+    schema: str,
+    size: int,
+    progress: Progress,
+    *,
+    tail: Sequence[Segment] = (),
+) -> None:
     """Copy the segments of a log up to a size into an empty database, which the caller makes durable.
+
+    Args:
+        source: The log.
+        target: The database.
+        schema: What it is made of.
+        size: The size.
+        progress: Told from time to time how far the copy is.
+        tail: What follows behind them.
 
     Raises:
         CreateError: It cannot be written.
         DamageFoundError: The source cannot be read, or no segment ends at the size.
     """
-    write_segments(_up_to(source, size), target, schema, lambda end: progress(end, size))
+    write_segments(chain(_up_to(source, size), tail), target, schema, lambda end: progress(min(end, size), size))
 
 
 def write_segments(segments: Iterable[Segment], target: Path, schema: str, progress: Callable[[int], None]) -> None:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from tlog.errors import FormatError, VerificationError
 from tlog.server.backup import check_copy, copy_entries
 from tlog.server.disk import swapped
-from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, StartRefusedError
+from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, MissingFileError, StartRefusedError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.recount import Recount
-from tlog.server.salvage import are_commits, read_behind
+from tlog.server.salvage import are_commits, is_whole, read_behind
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA, empty_wal
 from tlog.server.unseen import check_unseen
@@ -48,9 +48,17 @@ class Tail:
 
     Attributes:
         segment: The one segment; None where what is there is none that follows the head, or cannot be read.
+        is_lost: Whether SQLite finds its way to nothing there, so that it cannot even be told that there is something.
     """
 
     segment: Segment | None
+    is_lost: bool = False
+
+    def why_not_alone(self) -> str:
+        """Return why it cannot be signed, as far as it says so by itself; empty where it does not."""
+        if self.segment and is_whole(self.segment):
+            return ""
+        return "what is stored there cannot be read, or is not what came in"
 
     def why_not(self, tree: Recount) -> str:
         """Return why it cannot be signed; empty where it can.
@@ -60,7 +68,7 @@ class Tail:
         """
         segment = self.segment
         if segment is None:
-            return "what is stored there cannot be read, or is not what came in"
+            return self.why_not_alone()
         try:
             parse_bundle(segment.entries, segment.count)
             grown, leaf_digest = tree.add(segment.entries)
@@ -109,7 +117,7 @@ def discard_unsigned(config: Config, steps: Steps) -> Discarded:
                 raise StartRefusedError(
                     f"{target} holds nothing behind the signed head {head.size}: nothing to discard"
                 )
-            reason = tail.why_not(_signed_tree(connection, head, steps("hashing")))
+            reason = tail.why_not(_count(connection, head, steps("hashing")))
             if not reason:
                 raise StartRefusedError(
                     f"the commit behind the signed head {head.size} is whole: the next start signs it. "
@@ -152,7 +160,7 @@ def find_tail(connection: sqlite3.Connection, head: SignedHead) -> Tail | None:
     if is_cut:
         if found and found[0][0] == head.size:
             raise _ahead(head)
-        return Tail(None)
+        return Tail(None, is_lost=not found)
     if not found:
         return None
     first, segment = found[0]
@@ -167,23 +175,46 @@ def _ahead(head: SignedHead) -> StartRefusedError:
     )
 
 
-def _signed_tree(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
+def open_damaged(target: Path) -> sqlite3.Connection | None:
+    """Open a log.db for reading, whatever its schema is; None where it is lost altogether."""
+    try:
+        connection = open_reading(target, None, alone=True)
+    except (MissingFileError, DamagedFileError):
+        return None
+    if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'segment'").fetchone() == (0,):
+        connection.close()
+        return None
+    return connection
+
+
+def signed_tree(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
+    """Count the entries up to a signed head.
+
+    Raises:
+        VerificationError: They do not have its root, or cannot be read.
+    """
+    tree = Recount(0, ())
+    try:
+        for segment in read_segments(connection, end=head.size):
+            tree, _ = tree.add(segment.entries)
+            progress(tree.size, head.size)
+    except sqlite3.Error as error:
+        raise VerificationError(str(error)) from error
+    if (tree.size, tree.root()) != (head.size, head.root):
+        raise VerificationError("they do not have the signed root")
+    return tree
+
+
+def _count(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
     """Count the entries up to the signed head.
 
     Raises:
         DamageFoundError: They do not have its root.
     """
-    tree = Recount(0, ())
-    reason = "they do not have the signed root"
     try:
-        for segment in read_segments(connection, end=head.size):
-            tree, _ = tree.add(segment.entries)
-            progress(tree.size, head.size)
-    except (VerificationError, sqlite3.Error) as error:
-        reason = str(error)
-    if (tree.size, tree.root()) != (head.size, head.root):
+        return signed_tree(connection, head, progress)
+    except VerificationError as error:
         raise DamageFoundError(
-            f"the entries up to the signed head {head.size} are damaged: {reason}. Nothing was changed; bring them "
+            f"the entries up to the signed head {head.size} are damaged: {error}. Nothing was changed; bring them "
             "back, and discard the commit behind them, with: tlogd repair --from URL|DIR --discard-unsigned"
-        )
-    return tree
+        ) from error

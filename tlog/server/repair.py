@@ -24,23 +24,15 @@ from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError
 from tlog.genesis import parse_genesis
 from tlog.server.backup import check_copy, write_segments
-from tlog.server.discard import find_tail
+from tlog.server.discard import find_tail, open_damaged
 from tlog.server.disk import remove_database, swapped
-from tlog.server.errors import (
-    CreateError,
-    DamagedFileError,
-    DamageFoundError,
-    MissingFileError,
-    StartRefusedError,
-    UnusableNameError,
-)
+from tlog.server.errors import CreateError, DamageFoundError, StartRefusedError, UnusableNameError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.recount import Recount
 from tlog.server.salvage import Blocks, block_bounds, is_whole, read_pieces
 from tlog.server.source import open_source
 from tlog.server.storage import Segment
-from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA, empty_wal
 from tlog.server.supply import Supply, find_damaged
 from tlog.server.unseen import check_derived, check_unseen
@@ -109,7 +101,7 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
             done.is_whole = True
             return done
         check_derived(config, head.size)
-        old = _open(target)
+        old = open_damaged(target)
         if old is not None:
             stack.enter_context(closing(old))
         draft = _Draft(config, old, done, discard=discard)
@@ -125,18 +117,6 @@ def _check_apart(config: Config, name: str) -> None:
     path = Path(name)
     if path.exists() and any(own.exists() and own.samefile(path) for own in (config.path(""), config.path(LOG))):
         raise UnusableNameError(f"{name} is the log itself, and cannot be repaired from itself")
-
-
-def _open(target: Path) -> sqlite3.Connection | None:
-    """Open log.db for reading, whatever its schema is; None where it is lost altogether."""
-    try:
-        connection = open_reading(target, None, alone=True)
-    except (MissingFileError, DamagedFileError):
-        return None
-    if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'segment'").fetchone() == (0,):
-        connection.close()
-        return None
-    return connection
 
 
 def _open_supply(
@@ -192,8 +172,8 @@ class _Draft:
         Raises:
             StartRefusedError: It cannot, and is not to be discarded, or must not be.
         """
-        if self._tail and not (self._tail.segment and is_whole(self._tail.segment)):
-            self._discard_tail("what is stored there cannot be read, or is not what came in")
+        if self._tail and (reason := self._tail.why_not_alone()):
+            self._discard_tail(reason)
 
     def _discard_tail(self, reason: str) -> None:
         if not self._discard:
