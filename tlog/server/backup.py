@@ -26,9 +26,11 @@ from tlog.errors import TreeheadError
 from tlog.server.disk import drafted
 from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, StartRefusedError, UnusableNameError
 from tlog.server.head import log_verifier, open_head, read_head
+from tlog.server.lock import LOCK_NAME, Glance
 from tlog.server.storage import SignedHead
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
+from tlog.server.stray import check_strays
 from tlog.server.verify import LOG, check_entries
 
 if TYPE_CHECKING:
@@ -92,7 +94,11 @@ def make_backup(config: Config, target: Path, now_ms: int, steps: Steps) -> Back
     """
     if os.path.lexists(target):
         raise UnusableNameError(f"{target} exists; a backup is never written over anything")
-    verifier, head = log_verifier(config), read_head(config)
+    verifier = log_verifier(config)
+    with Glance(config.path(LOCK_NAME)) as glance:
+        if glance.holder is None:  # a server has looked, before it opened them
+            check_strays(config)
+    head = read_head(config)
     try:
         with drafted(target) as draft:
             with closing(_open_log(config)) as source:

@@ -29,6 +29,7 @@ from tlog.server.recount import Recount
 from tlog.server.salvage import are_commits, is_whole, read_behind
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA, empty_wal
+from tlog.server.stray import check_strays
 from tlog.server.unseen import check_unseen
 from tlog.server.verify import LOG
 from tlog.tile import parse_bundle
@@ -110,6 +111,7 @@ def discard_unsigned(config: Config, steps: Steps) -> Discarded:
     """
     verifier, target = log_verifier(config), config.path(LOG)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         with closing(_open(target)) as connection:
             tail = find_tail(connection, head)

@@ -6,13 +6,14 @@ all may be lost as well. So the new store begins at the head that is given, and 
 the steps that sign every segment, which gives exactly the heads that were signed before. What remains is the risk that
 somebody has seen a head beyond the end of log.db. Then the log forks, and whoever has seen it can prove that.
 
-1  the store is missing or damaged; one that can be read is never replaced
+1  nothing lies beside the databases that SQLite would apply to them; the store is missing or damaged: one that can be
+   read is never replaced
 2  the head is of this log, under the pinned key; a signer process may know a newer one, which then takes its place
 3  log.db is whole by itself, and has the root of the head at the end of a segment; or it ends before the head, or is
    missing, so that nothing behind the head can be there
 4  no anchor, nor what is left of the store, has seen a head that log.db does not have
 5  a new store beside its name begins at the head, in an epoch that no process can hold
-6  each segment behind the head goes through steps 5 to 7 of its commit
+6  each segment behind the head goes through steps 5 to 7 of its commit, up to the end that step 3 found
 7  the store gets its name, in one step; a damaged one is kept under another
 
 Where log.db ends before the head, the entries come back afterwards, by `tlogd repair --from` or `tlogd restore`: both
@@ -46,6 +47,7 @@ from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA, SqliteStorage, open_segments
+from tlog.server.stray import check_strays
 from tlog.server.verify import LOG, check_entries
 from tlog.tile import parse_bundle
 
@@ -99,6 +101,7 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
     """
     verifier, store = log_verifier(config), config.path(config.checkpoints)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         seen = _check_lost(config, store, verifier)
         noted = _open_note(note, verifier)
         stored = _check_log(config.path(LOG), verifier, steps("checking log.db"))
@@ -110,6 +113,7 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
             try:
                 with swapped(store) as swap:
                     head = _fill(config, swap.draft, signer, start, max(now_ms, FIRST_EPOCH), steps("signing"))
+                    _check_end(head, max(stored, start.size))
             except OSError as error:
                 raise CreateError(f"{store} could not be written: {error.strerror}") from error
     return Recovered(start, head, stored, swap.aside)
@@ -202,6 +206,15 @@ def _check_seen(path: Path, seen: list[tuple[str, Checkpoint]], end: int, stored
                     f"{who} is a signed head of size {checkpoint.size}, and log.db has no commit that ends there with "
                     "its root: they are of different logs, or the log has forked. Nothing was changed"
                 )
+
+
+def _check_end(head: SignedHead, end: int) -> None:
+    """Refuse a store that ends elsewhere than what was checked: log.db is not what it was, whoever changed it."""
+    if head.size != end:
+        raise StartRefusedError(
+            f"log.db changed meanwhile: the new store would end at {head.size}, and {end} entries were checked. No "
+            "store was made. Find out what else writes to log.db, and check it with: tlogd fsck --deep"
+        )
 
 
 def _fill(

@@ -34,6 +34,7 @@ from tlog.server.salvage import Blocks, block_bounds, is_whole, read_pieces
 from tlog.server.source import open_source
 from tlog.server.storage import Segment
 from tlog.server.storage.segments import SCHEMA, empty_wal
+from tlog.server.stray import check_strays
 from tlog.server.supply import Supply, find_damaged
 from tlog.server.unseen import check_derived, check_unseen
 from tlog.server.verify import LOG, TILES, check_entries
@@ -95,6 +96,7 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
     verifier, target = log_verifier(config), config.path(LOG)
     _check_apart(config, name)
     with Lock(config.path(LOCK_NAME)), ExitStack() as stack:
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         done = Repaired(head)
         if not check_entries(target, SCHEMA, head, verifier, steps("checking what is there")).total:

@@ -36,6 +36,7 @@ from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.storage.segments import empty_wal
+from tlog.server.stray import check_strays
 from tlog.server.unseen import check_derived, check_unseen
 from tlog.server.verify import LOG, TILES
 
@@ -78,6 +79,7 @@ def restore(config: Config, file: Path, steps: Steps) -> Restored:
     """
     verifier, target = log_verifier(config), config.path(LOG)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         _check_fits(file, head, verifier)
         _refuse_whole(target, head, verifier, steps)
@@ -113,6 +115,7 @@ def restore_elsewhere(config: Config, file: Path, data: Path, checkpoints: Path 
     data, store = data.absolute(), (checkpoints or config.path(config.checkpoints)).absolute()
     if os.path.lexists(data):
         raise UnusableNameError(f"{data} exists; name a new folder, or restore into one with --config alone")
+    check_strays(msgspec.structs.replace(config, checkpoints=str(store)))
     verifier, head = log_verifier(config), stored_head(config, store)
     _check_fits(file, head, verifier)
     check_derived(config, head.size)  # anchors and signer are asked by the next start, which nothing is taken from

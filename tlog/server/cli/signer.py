@@ -50,9 +50,11 @@ def init(file: Path, state: Path, *, as_json: bool) -> None:
     from tlog.server.head import stored_head
     from tlog.server.lock import LOCK_NAME, Lock
     from tlog.server.signer.process import create_state
+    from tlog.server.stray import check_strays
 
     config = one_log(file)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         with claimed(config.path(config.key), state):
             create_state(state, head)
