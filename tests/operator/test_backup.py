@@ -454,3 +454,30 @@ def test_elsewhere_needs_a_new_folder_and_takes_over_all_settings(
     assert (new.path(new.key), new.path(new.checkpoints)) == (data / "key", data / "checkpoints.db")
     grow(new, [[b"and on"]])
     assert len(stored(tmp_path / "deep" / "new")) == 702
+
+
+@pytest.mark.invariant("I11")
+def test_elsewhere_signer_and_anchors_are_the_same_as_before(
+    data: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    text = (data / "treehead.toml").read_text()
+    lines = 'signer = "unix:socket"', 'anchors = ["one", "https://a.example/b"]', 'anchor_file = "two"'
+    (data / "treehead.toml").write_text("\n".join((*lines, text)))
+    assert restore(tlogd, backup, data, "--data", tmp_path / "new")[0] == 0
+    new = read_config(tmp_path / "new" / "treehead.toml")
+    assert (new.signer, new.anchor_file) == (f"unix:{data}/socket", f"{data}/two")
+    assert new.anchors == (f"{data}/one", "https://a.example/b")
+
+
+@pytest.mark.invariant("I11")
+def test_elsewhere_a_log_that_was_taken_back_is_refused_by_the_head_that_it_wrote(
+    data: Path, template: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    (data / "treehead.toml").write_text(f'anchor_file = "head"\n{(data / "treehead.toml").read_text()}')
+    grow(read_config(data / "treehead.toml"), [[b"signed"]])
+    for name in ("log.db", "checkpoints.db"):
+        replace(template / name, data / name)
+    (data / "tiles.db").unlink()
+    assert restore(tlogd, backup, data, "--data", tmp_path / "new")[0] == 0
+    done = run_tlogd("serve", "--config", tmp_path / "new" / "treehead.toml", "--port", "0")
+    assert (done.returncode, "has seen it at size 702" in done.stderr) == (REFUSED, True), done.stderr

@@ -100,8 +100,13 @@ def read_anchors(config: Config) -> list[tuple[str, Checkpoint]]:
     return found
 
 
+def is_url(anchor: str) -> bool:
+    """Return whether an anchor is asked for over HTTP; else it is a file."""
+    return anchor.startswith(("http://", "https://"))
+
+
 def _read(config: Config, anchor: str) -> bytes:
-    if anchor.startswith(("http://", "https://")):
+    if is_url(anchor):
         return _fetch(anchor)
     try:
         return _read_file(config.path(anchor))

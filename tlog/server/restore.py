@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tlog.errors import VerificationError
+from tlog.server.anchor import is_url
 from tlog.server.backup import SCHEMA, check_copy, copy_entries, read_backup
 from tlog.server.config import CONFIG_NAME, format_config
 from tlog.server.discard import find_tail, open_damaged, signed_tree
@@ -140,11 +141,14 @@ def restore_elsewhere(config: Config, file: Path, data: Path, checkpoints: Path 
 
 def _moved(config: Config, store: Path) -> Config:
     """Return a configuration for another folder, whose paths are absolute."""
-    secret = config.passphrase.removeprefix("file:")
+    secret, socket = config.passphrase.removeprefix("file:"), config.signer.removeprefix("unix:")
     return msgspec.structs.replace(
         config,
         key=str(config.path(config.key)),
         passphrase=f"file:{config.path(secret)}" if secret and not secret.startswith("$") else config.passphrase,
+        signer=f"unix:{config.path(socket)}" if socket else "",
+        anchors=tuple(name if is_url(name) else str(config.path(name)) for name in config.anchors),
+        anchor_file=str(config.path(config.anchor_file)) if config.anchor_file else "",
         checkpoints=str(store),
         directory="",
     )
