@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tlog.errors import NotFoundError
 from tlog.freeze import is_freeze
 from tlog.note import parse_vkey
-from tlog.server.anchor import AnchorWriter, compare_note
+from tlog.server.anchor import ANCHOR_MARK, compare_note
+from tlog.server.anchored import AnchorWriter
 from tlog.server.clock import Clock, ClockError, steady, wall_clock_ms
 from tlog.server.duplicates import Duplicates
 from tlog.server.errors import CommitError, ReadOnlyError
@@ -309,6 +310,7 @@ async def _anchored(config: Config, served: ServedLog) -> AsyncIterator[None]:
         return
     served.anchor = AnchorWriter(
         config.path(config.anchor_file),
+        config.path(ANCHOR_MARK),
         lambda note: compare_note(config, note, served.head, served.tree),
         served.halt,
     )

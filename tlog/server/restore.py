@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tlog.errors import VerificationError
-from tlog.server.anchor import is_url
+from tlog.server.anchor import ANCHOR_MARK, is_url
 from tlog.server.backup import SCHEMA, check_copy, copy_entries, read_backup
 from tlog.server.config import CONFIG_NAME, format_config
 from tlog.server.discard import find_tail, open_damaged, signed_tree
@@ -128,6 +128,8 @@ def restore_elsewhere(config: Config, file: Path, data: Path, checkpoints: Path 
             with drafted(folder / LOG) as draft:
                 _copy(file, draft, head, verifier, steps)
             _write(folder / CONFIG_NAME, format_config(_moved(config, store)))
+            if os.path.lexists(config.path(ANCHOR_MARK)):
+                _write(folder / ANCHOR_MARK, config.path(ANCHOR_MARK).read_text(encoding="utf-8"))
             _write(folder / "vkey", f"{verifier.vkey}\n")
             sync(folder)
             folder.rename(data)  # fails where a folder with content took the name meanwhile
