@@ -7,7 +7,7 @@ the steps that sign every segment, which gives exactly the heads that were signe
 somebody has seen a head beyond the end of log.db. Then the log forks, and whoever has seen it can prove that.
 
 1  nothing lies beside the databases that SQLite would apply to them; the store is missing or damaged: one that can be
-   read is never replaced
+   read is never replaced, and the refusal says whether it is old
 2  the head is of this log, under the pinned key; a signer process may know a newer one, which then takes its place
 3  log.db is whole by itself, and has the root of the head at the end of a segment; or it ends before the head, or is
    missing, so that nothing behind the head can be there
@@ -23,7 +23,7 @@ take exactly what leads to the head of the store, so a log that lost both is rec
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,8 +102,8 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
     verifier, store = log_verifier(config), config.path(config.checkpoints)
     with Lock(config.path(LOCK_NAME)):
         check_strays(config)
-        seen = _check_lost(config, store, verifier)
         noted = _open_note(note, verifier)
+        seen = _check_lost(config, store, noted)
         stored = _check_log(config.path(LOG), verifier, steps("checking log.db"))
         with closing(open_signer(config, noted)) as signer:
             start = _newest(signer, noted)
@@ -119,14 +119,24 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
     return Recovered(start, head, stored, swap.aside)
 
 
-def _check_lost(config: Config, store: Path, verifier: Verifier) -> list[tuple[str, Checkpoint]]:
+def _check_lost(config: Config, store: Path, noted: Checkpoint) -> list[tuple[str, Checkpoint]]:
     """Take step 1, and return the heads that are left in a damaged store: it contradicts them, but they were signed."""
     try:
         head = stored_head(config, store)
     except MissingFileError:
         return []
     except DamagedFileError:
-        return _remains(store, verifier)
+        return _remains(store, log_verifier(config))
+    known = [("the note", noted)]
+    with suppress(StartRefusedError):  # then the note alone may know better
+        known += [(f"the anchor {name}", checkpoint) for name, checkpoint in read_anchors(config)]
+    who, newest = max(known, key=lambda one: one[1].size)
+    if newest.size > head.size:
+        raise StartRefusedError(
+            f"{store} can be read, and its head of size {head.size} is older than that of {who}, of size "
+            f"{newest.size}: it was taken back. Nothing was changed. Bring the newest checkpoints.db; where that is "
+            "lost, move this one away, and do this again, with the largest head that anybody has"
+        )
     raise StartRefusedError(
         f"{store} can be read, and its head of size {head.size} is the newest: nothing is to be recovered. Start the "
         "log with: tlogd serve"
