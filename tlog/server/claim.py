@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 from tlog.server.config import CONFIG_NAME, read_config
 from tlog.server.disk import sync
-from tlog.server.errors import CreateError, UnusableNameError
+from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
+from tlog.server.key import read_key_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tlog.server.config import Config
 
 
 def mark_used(key: Path, data: Path) -> None:
@@ -61,13 +64,22 @@ def used(key: Path, vkey: str, data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(key: Path, state: Path) -> Iterator[None]:
-    """Mark a key as one whose state is made in the block; taken back where it is not.
+def claimed(config: Config, state: Path) -> Iterator[None]:
+    """Mark the key of a log as one whose state is made in the block; taken back where it is not.
 
     Raises:
-        UnusableNameError: It has a state.
+        UnusableNameError: It has a state, or the log has a signer.
+        StartRefusedError: The key is not there, or is that of another log.
         CreateError: The disk refuses.
     """
+    if config.signer:
+        raise UnusableNameError(
+            f"the log is signed by {config.signer}, whose state its key has, and it has one only: with two it could "
+            "sign two histories"
+        )
+    key = config.path(config.key)
+    if read_key_file(key).verifier.vkey != config.vkey:
+        raise StartRefusedError(f"the key {key} is not that of the vkey in the configuration")
     mark = _mark(key, "state")
     try:
         with mark.open("x", encoding="utf-8") as file:

@@ -56,7 +56,7 @@ def init(file: Path, state: Path, *, as_json: bool) -> None:
     with Lock(config.path(LOCK_NAME)):
         check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
-        with claimed(config.path(config.key), state):
+        with claimed(config, state):
             create_state(state, head)
     if as_json:
         show_json({"origin": head.origin, "size": head.size, "root": head.root.hex(), "state": str(state)})
