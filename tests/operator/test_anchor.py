@@ -369,7 +369,8 @@ def test_a_read_only_log_writes_no_head(config: Config, data: Path) -> None:
 def test_a_head_that_cannot_be_written_is_told_counted_and_tried_again_while_the_log_goes_on(
     data: Path, tmp_path: Path
 ) -> None:
-    outside = tmp_path / "not there yet" / "head"
+    outside = tmp_path / "volume" / "head"
+    outside.parent.mkdir()
     configure(data, f'anchor_file = "{outside}"', "anchor_seconds = 0.02")
     key = ("treehead_anchor_failures_total", ("log", "localhost/x"))
 
@@ -377,14 +378,48 @@ def test_a_head_that_cannot_be_written_is_told_counted_and_tried_again_while_the
         return (await scrape(server.port))[key]
 
     with Server(data) as server:
-        server.wait_for("anchor.failed")
+        wait_for_size(outside, 701)
+        outside.parent.rename(tmp_path / "unmounted")
         uvloop.run(add(server.port, b"goes on"))
+        server.wait_for("anchor.failed")
         assert uvloop.run(until(failures, 3)) >= 3
         assert len(server.events("anchor.failed")) == 1, "each failure is told, and not each reason"
-        outside.parent.mkdir()
+        (tmp_path / "unmounted").rename(outside.parent)
         wait_for_size(outside, 702)
-        server.wait_for("anchor.written")
         assert server.stop() == 0
+        assert len(server.events("anchor.written")) == 2, "that it is written again is not told"
+
+
+def test_an_anchor_file_whose_folder_is_missing_is_no_first_time(data: Path, config: Config, tmp_path: Path) -> None:
+    outside = tmp_path / "not mounted" / "head"
+    message = refusal(anchored(config, file=str(outside)))
+    assert f"the anchor {outside} is missing, and so is its folder" in message
+    outside.parent.mkdir()
+    assert opens(anchored(config, file=str(outside))) == 701
+    assert size_in(outside) == 701
+    assert (data / "anchored").read_text() == f"{outside}\n"
+
+
+@pytest.mark.parametrize("name", ["outside", "another"])
+def test_an_anchor_file_that_was_written_once_must_be_there(
+    config: Config, data: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "volume").mkdir()
+    outside = tmp_path / "volume" / "outside"
+    assert opens(anchored(config, file=str(outside))) == 701
+    taken_back = older(config, tmp_path)
+    outside.rename(tmp_path / "unmounted")
+    again = anchored(taken_back, file=str(outside.with_name(name)))
+    mark = taken_back.path("anchored")
+    for read_only in (False, True):
+        message = refusal(again, read_only=read_only)
+        assert f"{mark} says that the log has written its head outside before" in message
+        assert f"remove {mark}" in message
+    assert opens(anchored(taken_back)) == 701, "without it, as the message of an anchor says"
+    mark.unlink()
+    assert opens(again) == 701
+    assert mark.exists()
+    assert (data / "anchored").exists()
 
 
 async def until(value: Callable[[], object], least: float) -> float:
@@ -427,7 +462,7 @@ async def refused(port: int) -> tuple[int, bytes]:
     raise AssertionError("the log goes on")
 
 
-@pytest.mark.parametrize("content", [b"no head", b"x" * 100_000, b"another key"])
+@pytest.mark.parametrize("content", [b"", b"no head", b"x" * 100_000, b"another key"])
 def test_what_is_no_head_of_the_log_is_left_as_it_is_while_the_log_goes_on(data: Path, content: bytes) -> None:
     if content == b"another key":
         content = sign_note(Checkpoint("localhost/x", 9000, bytes(32)).format(), [Signer("localhost/x", bytes(32))])

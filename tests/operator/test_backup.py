@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.grow import change_entry, create, edit, grow, replace, stored
+from tests.support.grow import change_entry, create, edit, grow, replace, reseal, stored
 from tests.support.operating import add_batches, flip
 from tests.support.rfc6962 import Tree
 from tests.support.server import Server, run_tlogd
@@ -286,6 +286,80 @@ def test_a_whole_log_db_is_left_alone(data: Path, backup: Path, tlogd: Tlogd) ->
     assert (data / "tiles.db").exists()
 
 
+def content_of(data: Path) -> dict[str, bytes]:
+    """Return every file of a folder but the lock."""
+    return {path.name: path.read_bytes() for path in data.iterdir() if path.name != "lock"}
+
+
+@pytest.mark.invariant("I2")
+def test_commits_behind_a_store_that_was_taken_back_are_never_dropped(
+    data: Path, template: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    grow(read_config(data / "treehead.toml"), [[b"signed"], [b"and signed"]])
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    for damage in (False, True):
+        if damage:
+            change_entry(data, 300)
+        checked = tlogd("fsck", "--config", data / "treehead.toml")
+        assert checked.code == DAMAGED
+        assert "damaged: checkpoints.db: log.db is ahead of the signed head 701 by more than one commit" in checked.out
+        assert ("tlogd restore" in checked.out) == damage
+        before = content_of(data)
+        for options in ((), ("--data", tmp_path / "new")):
+            code, said = restore(tlogd, backup, data, *options)
+            assert (code, "by more than one commit" in said) == (REFUSED, True), said
+        assert content_of(data) == before
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.invariant("I2")
+def test_a_commit_behind_the_signed_head_is_kept_and_signed_by_the_next_start(
+    data: Path, template: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    config = read_config(data / "treehead.toml")
+    grow(config, [[b"one", b"two"]])
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    change_entry(data, 300)
+    code, said = restore(tlogd, backup, data, "--data", tmp_path / "new")
+    assert (code, "holds a commit behind the signed head 701" in said) == (REFUSED, True), said
+    code, said = restore(tlogd, backup, data)
+    assert (code, "The commit behind it, 2 entries, was kept" in said) == (0, True), said
+    assert stored(data) == [*stored(template), b"one", b"two"]
+    grow(config, [[b"and on"]])
+    assert tlogd("fsck", "--deep", "--config", data / "treehead.toml").code == 0
+
+
+@pytest.mark.invariant("I2")
+@pytest.mark.parametrize("column", ["entries", "root", "digest", "sealed root"])
+def test_a_commit_behind_the_signed_head_that_cannot_be_signed_refuses_a_restore(
+    data: Path, template: Path, backup: Path, tlogd: Tlogd, column: str
+) -> None:
+    grow(read_config(data / "treehead.toml"), [[b"one", b"two"]])
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    flip(data / "log.db", "segment", column.removeprefix("sealed "), "first = 701", 3)
+    if "sealed" in column:
+        reseal(data / "log.db")
+    change_entry(data, 300)
+    before = content_of(data)
+    code, said = restore(tlogd, backup, data)
+    assert (code, f"tlogd repair --from {backup} --discard-unsigned" in said) == (REFUSED, True), said
+    assert content_of(data) == before
+
+
+@pytest.mark.invariant("I11")
+def test_what_has_seen_more_than_the_signed_head_refuses_a_restore(
+    data: Path, template: Path, backup: Path, tlogd: Tlogd
+) -> None:
+    grow(read_config(data / "treehead.toml"), [[b"signed, and both were taken back"]])
+    with closing(sqlite3.connect(f"file:{data}/checkpoints.db?mode=ro&immutable=1", uri=True)) as connection:
+        (note,) = connection.execute("SELECT note FROM head").fetchone()
+    (data / "anchor").write_bytes(note)
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    text = (data / "treehead.toml").read_text()
+    (data / "treehead.toml").write_text(f'anchors = ["anchor"]\n{text}')
+    refuses(tlogd, backup, data, "the anchor anchor has seen a head of size 702")
+
+
 def refuses(tlogd: Tlogd, backup: Path, data: Path, message: str, code: int = REFUSED) -> None:
     """Assert that a backup is refused in the place of a lost log.db, and that nothing is put there."""
     (data / "log.db").unlink(missing_ok=True)
@@ -380,3 +454,30 @@ def test_elsewhere_needs_a_new_folder_and_takes_over_all_settings(
     assert (new.path(new.key), new.path(new.checkpoints)) == (data / "key", data / "checkpoints.db")
     grow(new, [[b"and on"]])
     assert len(stored(tmp_path / "deep" / "new")) == 702
+
+
+@pytest.mark.invariant("I11")
+def test_elsewhere_signer_and_anchors_are_the_same_as_before(
+    data: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    text = (data / "treehead.toml").read_text()
+    lines = 'signer = "unix:socket"', 'anchors = ["one", "https://a.example/b"]', 'anchor_file = "two"'
+    (data / "treehead.toml").write_text("\n".join((*lines, text)))
+    assert restore(tlogd, backup, data, "--data", tmp_path / "new")[0] == 0
+    new = read_config(tmp_path / "new" / "treehead.toml")
+    assert (new.signer, new.anchor_file) == (f"unix:{data}/socket", f"{data}/two")
+    assert new.anchors == (f"{data}/one", "https://a.example/b")
+
+
+@pytest.mark.invariant("I11")
+def test_elsewhere_a_log_that_was_taken_back_is_refused_by_the_head_that_it_wrote(
+    data: Path, template: Path, backup: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    (data / "treehead.toml").write_text(f'anchor_file = "head"\n{(data / "treehead.toml").read_text()}')
+    grow(read_config(data / "treehead.toml"), [[b"signed"]])
+    for name in ("log.db", "checkpoints.db"):
+        replace(template / name, data / name)
+    (data / "tiles.db").unlink()
+    assert restore(tlogd, backup, data, "--data", tmp_path / "new")[0] == 0
+    done = run_tlogd("serve", "--config", tmp_path / "new" / "treehead.toml", "--port", "0")
+    assert (done.returncode, "has seen it at size 702" in done.stderr) == (REFUSED, True), done.stderr

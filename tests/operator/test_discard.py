@@ -128,6 +128,52 @@ def test_two_commits_are_left_alone_because_the_first_was_signed(data: Path, tem
     refuses(tlogd, data, REFUSED, "by more than one commit")
 
 
+LATER: dict[str, Callable[[Path], object]] = {
+    "entries": lambda data: flip(data / "log.db", "segment", "entries", "first = 702", -1),
+    "digest": lambda data: flip(data / "log.db", "segment", "digest", "first = 702", 5),
+    "another place": lambda data: edit(data / "log.db", "UPDATE segment SET first = 709 WHERE first = 702"),
+    "both": lambda data: edit(data / "log.db", "UPDATE segment SET entries = x'ff' WHERE first > 700"),
+}
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_the_first_of_two_commits_is_never_discarded_whatever_became_of_the_second(
+    data: Path, template: Path, tlogd: Tlogd, kind: str
+) -> None:
+    grow(read_config(data / "treehead.toml"), [[b"signed"], [b"and signed"]])
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    LATER[kind](data)
+    refuses(tlogd, data, REFUSED, "by more than one commit")
+    change_entry(data, 300)
+    before = files(data)
+    done = tlogd("repair", "--from", template, "--discard-unsigned", "--config", data / "treehead.toml")
+    assert (done.code, "by more than one commit" in done.err) == (REFUSED, True), done
+    assert files(data) == before
+
+
+@pytest.mark.invariant("I11")
+def test_a_commit_whose_tiles_were_derived_is_never_discarded(data: Path, template: Path, tlogd: Tlogd) -> None:
+    config = read_config(data / "treehead.toml")
+    grow(config, [[b"signed, and a tile is full %d" % number for number in range(67)]])
+    grow(config, [])  # the tile is derived at the latest now
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    flip(data / "log.db", "segment", "entries", "first = 701", -1)
+    refuses(tlogd, data, REFUSED, "tiles.db was derived from a signed head of at least 768 entries")
+    (data / "log.db").unlink()
+    before = files(data)
+    done = tlogd("repair", "--from", template, "--config", data / "treehead.toml")
+    assert (done.code, "tiles.db was derived" in done.err) == (REFUSED, True), done
+    assert files(data) == before
+
+
+def test_what_is_said_claims_nothing_that_the_machine_cannot_know(ahead: Path, tlogd: Tlogd) -> None:
+    BAD["entries"](ahead)
+    done = discard(tlogd, ahead)
+    assert done.code == 0, done
+    assert "never acknowledged" not in done.out
+    assert "If a client or a mirror has one, do" in done.out
+
+
 def test_a_commit_behind_damaged_entries_is_left_to_a_repair(ahead: Path, tlogd: Tlogd) -> None:
     BAD["entries"](ahead)
     change_entry(ahead, 300)

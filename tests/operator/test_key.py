@@ -20,7 +20,7 @@ from tlog.note import Signer, parse_skey
 from tlog.server import key as module
 from tlog.server.config import read_config
 from tlog.server.create import KeySource, create_key, create_log
-from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
+from tlog.server.errors import ConfigError, CreateError, StartRefusedError, UnusableNameError
 from tlog.server.key import open_key, parse_sealed_key, read_key, read_passphrase, seal_key, write_key
 
 if TYPE_CHECKING:
@@ -257,6 +257,54 @@ def test_a_key_is_of_one_log_only(tmp_path: Path) -> None:
         create_log(ORIGIN, tmp_path / "two", CREATED_MS, None, KeySource(tmp_path / "k"))
     assert not (tmp_path / "two").exists()
     assert (tmp_path / "k.used").read_text() == f"{tmp_path / 'one'}\n"
+
+
+def in_use(key: Path, folder: Path) -> str:
+    """Try to create a second log with a key, and return the reason why not."""
+    with pytest.raises(UnusableNameError) as refused:
+        create_log(ORIGIN, folder / "second", CREATED_MS, None, KeySource(key))
+    assert not (folder / "second").exists()
+    return str(refused.value)
+
+
+@pytest.mark.invariant("I13")
+def test_a_key_that_init_made_makes_no_second_tree_by_whatever_name_it_has(tmp_path: Path) -> None:
+    create_log(ORIGIN, tmp_path / "log", CREATED_MS)
+    (tmp_path / "link").symlink_to(tmp_path / "log" / "key")
+    for key in (tmp_path / "log" / "key", tmp_path / "link"):
+        assert "treehead.toml says that" in in_use(key, tmp_path)
+    (tmp_path / "log" / "treehead.toml").unlink()
+    for key in (tmp_path / "log" / "key", tmp_path / "link"):
+        assert "key.used says that" in in_use(key, tmp_path)
+    assert (tmp_path / "log" / "key.used").read_text() == f"{tmp_path / 'log'}\n"
+
+
+@pytest.mark.invariant("I13")
+def test_a_key_of_a_log_that_is_older_than_the_marks_makes_no_second_tree(tmp_path: Path) -> None:
+    create_log(ORIGIN, tmp_path / "log", CREATED_MS)
+    (tmp_path / "log" / "key.used").unlink()
+    assert "treehead.toml says that" in in_use(tmp_path / "log" / "key", tmp_path)
+    (tmp_path / "log" / "treehead.toml").write_text("no configuration")
+    with pytest.raises(ConfigError):
+        create_log(ORIGIN, tmp_path / "second", CREATED_MS, None, KeySource(tmp_path / "log" / "key"))
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.invariant("I13")
+def test_a_key_whose_signer_has_a_state_makes_no_second_tree(tmp_path: Path, tlogd: Tlogd) -> None:
+    create_log(ORIGIN, tmp_path / "log", CREATED_MS)
+    made = tlogd("signer", "init", "--config", tmp_path / "log" / "treehead.toml", "--state", tmp_path / "state.db")
+    assert made.code == 0, made
+    (tmp_path / "home").mkdir()
+    for name in ("key", "key.state"):
+        (tmp_path / "log" / name).rename(tmp_path / "home" / name)
+    assert "key.state says that" in in_use(tmp_path / "home" / "key", tmp_path)
+
+
+def test_another_log_beside_a_key_is_not_in_its_way(tmp_path: Path) -> None:
+    create_log(ORIGIN, tmp_path / "log", CREATED_MS)
+    create_key(ORIGIN, tmp_path / "log" / "another")
+    create_log(ORIGIN, tmp_path / "second", CREATED_MS, None, KeySource(tmp_path / "log" / "another"))
 
 
 def test_a_key_is_not_used_up_by_a_log_that_was_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tests.support.grow import change_entry, create, edit, grow, replace, stored
 from tests.support.mirror import Mirror
 from tests.support.operating import flip
 from tests.support.rfc6962 import Tree
-from tests.support.server import TLOGD, Server
+from tests.support.server import TLOGD, Server, run_tlogd
 from tests.support.wire import head_of
 from tlog.checkpoint import Checkpoint
 from tlog.note import sign_note
@@ -84,6 +84,28 @@ def lost(data: Path) -> Path:
     """Lose the checkpoint store."""
     (data / "checkpoints.db").unlink()
     return data
+
+
+@pytest.mark.invariant("I11")
+def test_a_store_that_can_be_read_and_is_old_says_so_and_the_advice_leads_on(
+    data: Path, template: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    config = read_config(data / "treehead.toml")
+    grow(config, [[b"one"], [b"two"]])
+    note = tmp_path / "newest"
+    note.write_bytes(head_row(data).note)
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    refuses(tlogd, data, note, REFUSED, "its head of size 701 is older than that of the note, of size 703")
+    old = tmp_path / "old"
+    old.write_bytes(head_row(template).note)
+    set_line(data, f'anchors = ["{note}"]')
+    refuses(tlogd, data, old, REFUSED, f"is older than that of the anchor {note}, of size 703")
+    replace(template / "log.db", data / "log.db")
+    done = run_tlogd("serve", "--config", data / "treehead.toml", "--port", "0")
+    assert (done.returncode, "move the old checkpoints.db away" in done.stderr) == (REFUSED, True), done.stderr
+    replace(template / "checkpoints.db", data / "checkpoints.db")
+    (data / "checkpoints.db").unlink()
+    assert recover(tlogd, data, note).code == 0
 
 
 # What is recovered.

@@ -228,7 +228,7 @@ def test_every_kind_of_source_brings_everything_back(
     check_repaired(tlogd, data, template)
 
 
-def test_a_source_may_be_larger_and_in_use_and_lack_partial_tiles(
+def test_a_source_may_be_larger_and_lack_partial_tiles(
     data: Path, template: Path, tmp_path: Path, tlogd: Tlogd
 ) -> None:
     larger = shutil.copytree(template, tmp_path / "larger")
@@ -239,11 +239,18 @@ def test_a_source_may_be_larger_and_in_use_and_lack_partial_tiles(
         done = repair(tlogd, data, mirror.url)
         assert done.code == 0, done
     check_repaired(tlogd, data, template)
+
+
+def test_a_data_directory_that_is_served_is_no_source_by_its_files(
+    data: Path, template: Path, tmp_path: Path, tlogd: Tlogd
+) -> None:
+    other = shutil.copytree(template, tmp_path / "other")
     change_entry(data, 690)
-    with Server(larger) as server:
-        done = repair(tlogd, data, larger)
-        assert done.code == 0, done
+    with Server(other) as server:
+        for name in (other, other / "log.db"):
+            refuses(tlogd, data, name, REFUSED, "is held by a server, and may be ahead", "name its URL")
         assert server.stop() == 0
+    assert repair(tlogd, data, other).code == 0
     check_repaired(tlogd, data, template)
 
 
@@ -487,6 +494,26 @@ def test_a_source_that_has_seen_a_newer_signed_head_shows_that_the_store_was_tak
     with Mirror(Tree(stored(larger)), SIZE + 1, note_of(larger)) as mirror:
         refuses(tlogd, data, mirror.url, REFUSED, "has a signed head of size 702", "the log would fork")
     refuses(tlogd, data, tmp_path / "backup", REFUSED, "has a signed head of size 702")
+
+
+@pytest.mark.parametrize("commits", [1, 2])
+def test_a_data_directory_that_is_ahead_of_the_signed_head_is_refused(
+    data: Path, template: Path, tmp_path: Path, tlogd: Tlogd, commits: int
+) -> None:
+    larger = shutil.copytree(template, tmp_path / "larger")
+    grow(read_config(larger / "treehead.toml"), [[b"newer %d" % number] for number in range(commits)])
+    (data / "log.db").unlink()
+    message = "has a signed head of size 702" if commits == 1 else "by more than one commit"
+    for name in (larger, larger / "log.db"):
+        refuses(tlogd, data, name, REFUSED, message, "would fork")
+    (larger / "checkpoints.db").write_bytes(b"junk" * 3000)
+    if commits == 2:
+        refuses(tlogd, data, larger, REFUSED, message)
+        edit(larger / "log.db", "UPDATE segment SET entries = x'ff' WHERE first > 700")
+        refuses(tlogd, data, larger, REFUSED, message)
+    else:  # it may as well never have been signed: a copy that a crash left
+        assert repair(tlogd, data, larger).code == 0
+        check_repaired(tlogd, data, template)
 
 
 def test_a_source_with_another_head_of_the_same_size_is_a_fork(

@@ -145,6 +145,42 @@ def test_a_key_has_one_state(tmp_path: Path) -> None:
     assert not (home / "b.db").exists()
 
 
+def test_a_log_that_has_a_signer_gets_no_second_state(tmp_path: Path) -> None:
+    data, home = tmp_path / "log", tmp_path / "home"
+    init_log(data)
+    move_key(data, home)
+    (data / "key.state").unlink()  # it moved with the key
+    command = ("signer", "init", "--config", data / "treehead.toml", "--state", home / "second.db")
+    file = data / "treehead.toml"
+    with_signer, without = file.read_text(), file.read_text().partition("\n")[2]
+    done = run_tlogd(*command)
+    assert (done.returncode, "the log is signed by unix:" in done.stderr) == (2, True), done.stderr
+    file.write_text(without)
+    done = run_tlogd(*command)
+    assert (done.returncode, f"the key {data / 'key'} is missing" in done.stderr) == (3, True), done.stderr
+    init_log(tmp_path / "other")
+    file.write_text(without.replace('key = "key"', f'key = "{tmp_path / "other" / "key"}"'))
+    done = run_tlogd(*command)
+    assert (done.returncode, "is not that of the vkey" in done.stderr) == (3, True), done.stderr
+    file.write_text(with_signer)
+    assert not (home / "second.db").exists()
+    assert not list(tmp_path.glob("*/key.state"))
+
+
+def test_a_key_at_another_path_has_one_state(tmp_path: Path) -> None:
+    data = tmp_path / "log"
+    made = run_tlogd("keygen", "--origin", "localhost/x", "-o", tmp_path / "k")
+    assert made.returncode == 0
+    init_log(data, "--key", tmp_path / "k")
+    command = ("signer", "init", "--config", data / "treehead.toml", "--state")
+    assert run_tlogd(*command, tmp_path / "one.db").returncode == 0
+    file = data / "treehead.toml"
+    (data / "link").symlink_to(tmp_path / "k")
+    file.write_text(file.read_text().replace(f'key = "{tmp_path / "k"}"', 'key = "link"'))
+    assert run_tlogd(*command, tmp_path / "two.db").returncode == 2
+    assert not (tmp_path / "two.db").exists()
+
+
 def test_the_signer_of_another_log_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         init_log(tmp_path / name, origin=f"localhost/{name}")

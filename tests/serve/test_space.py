@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.grow import stored
 from tests.support.scrape import scrape
+from tests.support.server import run_tlogd
 from tests.support.wire import connected
-from tlog.server.errors import NoSpaceError, StartRefusedError
-from tlog.server.space import Space, check_blocks
+from tlog.server.errors import CommitError, NoSpaceError, StartRefusedError
+from tlog.server.space import Space, check_blocks, is_full
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +89,52 @@ def test_blocks_must_hold_a_step_of_shared_memory(
 
 def test_the_fullest_volume_counts(tmp_path: Path) -> None:
     assert Space([tmp_path], 0).free > 0
-    assert Space([tmp_path, tmp_path / "missing"], 0).free == 0
+    assert Space([tmp_path, tmp_path / ("x" * 300)], 0).free == 0  # nobody can tell
+
+
+def test_a_place_that_is_gone_is_no_full_disk(tmp_path: Path) -> None:
+    told: list[CommitError] = []
+    file = tmp_path / "folder" / "file"
+    file.parent.mkdir()
+    file.touch()
+    space = Space([tmp_path, file], 0, on_gone=told.append)
+    assert (space.free > 0, told) == (True, [])
+    file.unlink()
+    space.look()
+    file.parent.rmdir()
+    file.parent.touch()
+    space.look()
+    assert [str(error).partition(":")[0] for error in told] == [f"{file} is gone"] * 2
+    assert not is_full(file)
+
+
+@pytest.mark.invariant("I6", "I8")
+@pytest.mark.parametrize("name", ["log.db", "checkpoints.db"])
+async def test_a_database_that_is_moved_away_stops_the_log_and_what_it_acknowledged_is_in_it(
+    serve: Serve, tmp_path: Path, name: str
+) -> None:
+    server, data = serve(), tmp_path / "log"
+    acknowledged = dict[int, bytes]()
+    number = 0
+    with suppress(ConnectionError):
+        async with connected(server.port) as connection:
+            while True:
+                number += 1
+                if number == 10:
+                    (data / name).rename(data / "away")
+                answer = await connection.request("POST", "/add", b"%d" % number)
+                assert answer.status == 200, answer.body
+                acknowledged[int(answer.body)] = b"%d" % number
+    assert server.wait() == 4
+    assert f"{data / name} is gone" in str(server.events("log.stopped")[-1]["reason"])
+    done = run_tlogd("serve", "--config", data / "treehead.toml", "--port", "0")
+    assert (done.returncode, f"{data / name} is missing" in done.stderr) == (3, True), done.stderr
+    (data / "away").rename(data / name)
+    server.start()
+    assert server.stop() == 0
+    kept = stored(data)
+    assert len(acknowledged) >= 9
+    assert {index: kept[index] for index in acknowledged} == acknowledged
 
 
 async def test_a_full_disk_is_507_and_reading_goes_on(serve: Serve) -> None:

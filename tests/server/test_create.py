@@ -39,7 +39,7 @@ def names(folder: Path) -> set[str]:
 def test_a_new_log_holds_its_genesis_entry_under_a_signed_head(tmp_path: Path) -> None:
     config = create_log(ORIGIN, tmp_path / "deep" / "log", CREATED_MS)
     data = tmp_path / "deep" / "log"
-    assert names(data) == {"key", "vkey", "treehead.toml", "log.db", "checkpoints.db"}
+    assert names(data) == {"key", "key.used", "vkey", "treehead.toml", "log.db", "checkpoints.db"}
     entries = stored(data)
     assert [cbor2.loads(entry) for entry in entries] == [
         {"format": "treehead/genesis/v1", "origin": ORIGIN, "vkey": config.vkey, "createdMs": CREATED_MS}
@@ -96,7 +96,7 @@ def test_a_checkpoint_store_elsewhere_is_used_and_not_made_in_the_folder(tmp_pat
     store = tmp_path / "other volume" / "deep" / "x.db"
     config = create(tmp_path / "log", store)
     assert config.checkpoints == str(store)
-    assert names(tmp_path / "log") == {"key", "vkey", "treehead.toml", "log.db"}
+    assert names(tmp_path / "log") == {"key", "key.used", "vkey", "treehead.toml", "log.db"}
     assert names(tmp_path / "other volume") == {"deep", "deep/x.db"}
     grow(config, [[b"one", b"two"]])
     with closing(sqlite3.connect(store)) as connection:

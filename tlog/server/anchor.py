@@ -10,8 +10,9 @@ newer head can. A start reads each anchor of the configuration, a file or a URL,
 An anchor is a signed note, as `GET /checkpoint` answers with. It is verified under the pinned key, so whoever controls
 one can keep a log from starting, or withhold that it was taken back, and can never make it sign anything.
 
-A served log that has an anchor file writes one itself: every newest head, at most once in a while. What it finds there
-and did not write is compared as a start would, so a head of another history is never lost under it, and stops it.
+A served log that has an anchor file writes one itself (`anchored`). Before the first time there is none; afterwards a
+mark in the data directory says so, and a file that is missing is an anchor that is missing: its volume may not be
+mounted.
 """
 
 from __future__ import annotations
@@ -22,12 +23,9 @@ import os
 import socket
 import ssl
 from contextlib import closing, contextmanager, suppress
-from functools import partial
-from threading import Event, Thread, Timer
-from typing import TYPE_CHECKING, TypeVar
+from threading import Event, Timer
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import structlog
 
 from tlog.errors import TreeheadError
 from tlog.merkle import EMPTY_ROOT, subtree_nodes, subtree_root
@@ -37,7 +35,7 @@ from tlog.server.errors import DamageError, MissingFileError, OtherHistoryError,
 from tlog.server.head import log_verifier, open_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tlog.checkpoint import Checkpoint
@@ -45,15 +43,11 @@ if TYPE_CHECKING:
     from tlog.server.storage import SignedHead
     from tlog.server.tree import Tree
 
+ANCHOR_MARK = "anchored"
+"""The file in the data directory that says that the log has written its head outside, and where."""
+
 ANSWER_S = 10.0
 """Seconds within which the server of an anchor has answered."""
-
-LAST_S = 5.0
-"""Seconds that a log waits at its end for the last head to be written; a disk that hangs may be that of the anchor."""
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
 
 _WAYS_ON = (
     "mend that; or, if you know from elsewhere that the log was not taken back, start without it: take it out of the "
@@ -94,14 +88,56 @@ def read_anchors(config: Config) -> list[tuple[str, Checkpoint]]:
     """
     found = [(anchor, _opened(config, anchor, _read(config, anchor))) for anchor in dict.fromkeys(config.anchors)]
     if config.anchor_file and config.anchor_file not in config.anchors:
-        with suppress(MissingFileError):  # it is written for the first time
+        try:
             note = _read_file(config.path(config.anchor_file))
+        except MissingFileError as error:
+            _check_first(config, error)
+        else:
             found.append((config.anchor_file, _opened(config, config.anchor_file, note)))
     return found
 
 
+def _check_first(config: Config, missing: MissingFileError) -> None:
+    """Refuse an anchor file that is missing where it is not to be written for the first time.
+
+    Raises:
+        StartRefusedError: The log has written one before, or the folder is missing as well.
+    """
+    mark, folder = config.path(ANCHOR_MARK), config.path(config.anchor_file).absolute().parent
+    if os.path.lexists(mark):
+        raise StartRefusedError(
+            f"{missing}, and {mark} says that the log has written its head outside before: is a volume not mounted, or "
+            "is that another file? Bring it back. To begin a new one, if you know from elsewhere that the log was not "
+            f"taken back, remove {mark}"
+        )
+    if not folder.is_dir():
+        raise StartRefusedError(
+            f"{missing}, and so is its folder: is a volume not mounted? The log makes no folder for its anchor; make "
+            "it, or name another file"
+        )
+
+
+def leave_mark(mark: Path, file: Path) -> None:
+    """Say in the data directory, durably, that a head of the log was written outside.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if os.path.lexists(mark):
+        return
+    with mark.open("x", encoding="utf-8") as writing:
+        writing.write(f"{file}\n")
+    sync(mark)
+    sync(mark.absolute().parent)
+
+
+def is_url(anchor: str) -> bool:
+    """Return whether an anchor is asked for over HTTP; else it is a file."""
+    return anchor.startswith(("http://", "https://"))
+
+
 def _read(config: Config, anchor: str) -> bytes:
-    if anchor.startswith(("http://", "https://")):
+    if is_url(anchor):
         return _fetch(anchor)
     try:
         return _read_file(config.path(anchor))
@@ -196,7 +232,8 @@ async def _check(anchor: str, seen: Checkpoint, head: SignedHead, tree: Tree) ->
         raise OtherHistoryError(
             f"the log was taken back: the anchor {anchor} has seen it at size {seen.size}, and here it is signed up to "
             f"{head.size}; to sign on would fork it. Bring back the newest log.db and checkpoints.db; where log.db has "
-            f"all {seen.size} entries, the anchor is the lost head: tlogd recover-checkpoints --from FILE"
+            f"all {seen.size} entries and only that checkpoints.db is lost, the anchor is the lost head: move the old "
+            "checkpoints.db away, then: tlogd recover-checkpoints --from FILE"
         )
     root = head.root if seen.size == head.size else await _root(anchor, seen.size, tree)
     if seen.root != root:
@@ -214,125 +251,3 @@ async def _root(anchor: str, size: int, tree: Tree) -> bytes:
         return subtree_root(0, size, await tree.hashes(subtree_nodes(0, size)))
     except DamageError as error:
         raise StartRefusedError(f"the anchor {anchor} cannot be compared with the tree: {error}") from error
-
-
-class AnchorWriter:
-    """Keeps a copy of the newest head in a file, as a rule on another machine. Owned by the event loop.
-
-    1  what is there is what was written last, or is in the tree
-    2  write the note beside it
-    3  make it durable
-    4  give it the name of the file
-    5  make the folder durable
-
-    Each write has a thread of its own, which nobody waits for at the end of the process: a disk that hangs must not
-    keep the log from anything.
-
-    Attributes:
-        size: Size of the newest head that was written; 0 before the first.
-        failures: How often one could not be written.
-    """
-
-    def __init__(self, path: Path, compare: Callable[[bytes], Awaitable[None]], halt: Callable[[str], None]) -> None:
-        """Write to a file.
-
-        Args:
-            path: The file.
-            compare: Compares a note that somebody else wrote with the log, as `compare_note` does.
-            halt: Is called with the reason to sign no more: the note is of another history.
-        """
-        self._path = path
-        self._compare = compare
-        self._halt = halt
-        self._written = b""
-        self._writing: asyncio.Task[None] | None = None
-        self._failure = ""
-        self.size = 0
-        self.failures = 0
-
-    async def run(self, head: Callable[[int], Awaitable[SignedHead]], pause_s: float) -> None:
-        """Write each newest head, with a pause between two, until cancelled.
-
-        Args:
-            head: Waits for a head that is larger than a size.
-            pause_s: Seconds between two writes.
-        """
-        while True:
-            self._writing = asyncio.create_task(self._write(await head(self.size)), name="anchor write")
-            await asyncio.shield(self._writing)
-            await asyncio.sleep(pause_s)
-
-    async def finish(self, head: SignedHead) -> None:
-        """Write the last head, when `run` has ended; give up where that takes long."""
-        try:
-            async with asyncio.timeout(LAST_S):
-                if self._writing is not None:
-                    await self._writing
-                await self._write(head)
-        except TimeoutError:
-            self._failed(head, "the disk does not answer")
-
-    async def _write(self, head: SignedHead) -> None:
-        """Write a head where it is newer than the last one; the log goes on where that fails."""
-        if head.size <= self.size:
-            return
-        try:
-            found = await _on_thread(partial(_read_written, self._path))
-            if found not in (b"", self._written):
-                await self._compare(found)
-            await _on_thread(partial(_replace, self._path, head.note))
-        except OSError as error:
-            self._failed(head, error.strerror or str(error))
-            return
-        except OtherHistoryError as error:
-            self._failed(head, str(error))
-            self._halt(str(error))
-            return
-        except StartRefusedError:
-            self._failed(head, "somebody else has written to it, so it is left as it is; a start would refuse it")
-            return
-        if not found or self._failure:
-            log.info("anchor.written", file=str(self._path), size=head.size)
-        self._written, self._failure, self.size = head.note, "", head.size
-
-    def _failed(self, head: SignedHead, reason: str) -> None:
-        """Count a failure, and log it where it is not the one that was logged last."""
-        self.failures += 1
-        if reason != self._failure:
-            self._failure = reason
-            log.warning("anchor.failed", file=str(self._path), reason=reason, size=head.size)
-
-
-async def _on_thread(work: Callable[[], T]) -> T:
-    """Run work on a thread that ends with the process, and wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            settle = partial(done.set_result, work())
-        except OSError as error:
-            settle = partial(done.set_exception, error)
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(lambda: done.done() or settle())
-
-    Thread(target=run, name="anchor", daemon=True).start()
-    return await done
-
-
-def _read_written(path: Path) -> bytes:
-    """Read what was written; empty where nothing was."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_NOTE_SIZE + 1)
-    except FileNotFoundError:
-        return b""
-
-
-def _replace(path: Path, note: bytes) -> None:
-    """Write a note over what was written before."""
-    draft = path.with_name(f".{path.name[:200]}.part")
-    draft.write_bytes(note)
-    sync(draft)
-    draft.replace(path)
-    sync(path.absolute().parent)

@@ -19,19 +19,22 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
 from tlog.server.disk import drafted
 from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, StartRefusedError, UnusableNameError
 from tlog.server.head import log_verifier, open_head, read_head
+from tlog.server.lock import LOCK_NAME, Glance
 from tlog.server.storage import SignedHead
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
+from tlog.server.stray import check_strays
 from tlog.server.verify import LOG, check_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tlog.note import Verifier
@@ -91,7 +94,11 @@ def make_backup(config: Config, target: Path, now_ms: int, steps: Steps) -> Back
     """
     if os.path.lexists(target):
         raise UnusableNameError(f"{target} exists; a backup is never written over anything")
-    verifier, head = log_verifier(config), read_head(config)
+    verifier = log_verifier(config)
+    with Glance(config.path(LOCK_NAME)) as glance:
+        if glance.holder is None:  # a server has looked, before it opened them
+            check_strays(config)
+    head = read_head(config)
     try:
         with drafted(target) as draft:
             with closing(_open_log(config)) as source:
@@ -114,14 +121,30 @@ def _open_log(config: Config) -> sqlite3.Connection:
         raise DamageFoundError(str(error)) from error
 
 
-def copy_entries(source: sqlite3.Connection, target: Path, schema: str, size: int, progress: Progress) -> None:
+def copy_entries(
+    source: sqlite3.Connection,
+    target: Path,
+    schema: str,
+    size: int,
+    progress: Progress,
+    *,
+    tail: Sequence[Segment] = (),
+) -> None:
     """Copy the segments of a log up to a size into an empty database, which the caller makes durable.
+
+    Args:
+        source: The log.
+        target: The database.
+        schema: What it is made of.
+        size: The size.
+        progress: Told from time to time how far the copy is.
+        tail: What follows behind them.
 
     Raises:
         CreateError: It cannot be written.
         DamageFoundError: The source cannot be read, or no segment ends at the size.
     """
-    write_segments(_up_to(source, size), target, schema, lambda end: progress(end, size))
+    write_segments(chain(_up_to(source, size), tail), target, schema, lambda end: progress(min(end, size), size))
 
 
 def write_segments(segments: Iterable[Segment], target: Path, schema: str, progress: Callable[[int], None]) -> None:

@@ -1,6 +1,6 @@
 """Creating a log, on purpose and once: beside its final place, and renamed last.
 
-1  a new folder beside DIR: key, configuration, log.db, checkpoints.db; a key from elsewhere is marked as used
+1  a new folder beside DIR: key, configuration, log.db, checkpoints.db; the key is marked as used, wherever it is
 2  commit the genesis entry through the write path, so that the log begins with a signed head of size 1
 3  a checkpoint store elsewhere gets its name, which must be free
 4  the folder gets its name, which must be free
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from tlog.errors import FormatError
 from tlog.genesis import Genesis
 from tlog.merkle import EMPTY_ROOT, leaf_hash
 from tlog.note import KEY_SIZE, Signer, sign_note
+from tlog.server.claim import mark_used, used
 from tlog.server.commit import Commit
 from tlog.server.config import CONFIG_NAME, Config, format_config
 from tlog.server.errors import CreateError, StartRefusedError, UnusableNameError
@@ -90,17 +91,22 @@ def create_log(
         key: Where its key comes from.
 
     Raises:
-        UnusableNameError: The origin cannot be one, a name is taken, or the key is of another log.
+        UnusableNameError: The origin cannot be one, a name is taken, or the key is of another log, or in use.
+        ConfigError: The configuration of a log that is beside the key cannot be read.
         CreateError: The key cannot be used, or the disk refuses; nothing is left behind.
     """
     data, checkpoints = data.absolute(), checkpoints and checkpoints.absolute()
     _check_free(data, *_store_files(checkpoints))
     signer, passphrase = _signer(origin, key)
+    marked = used(key.file, signer.verifier.vkey, data) if key.file else nullcontext()
     try:
         data.parent.mkdir(parents=True, exist_ok=True)
         _check_disk(data.parent)
-        with _drafted(data) as draft, _claim(key.file, data):
-            config = _fill(draft, (signer, passphrase), now_ms, _settings(signer, checkpoints, key))
+        with _drafted(data) as draft, marked:
+            if key.file is None:
+                write_key(draft / _KEY, signer, passphrase)
+                mark_used(draft / _KEY, data)
+            config = _fill(draft, signer, now_ms, _settings(signer, checkpoints, key))
             with _store_moved(draft / _CHECKPOINTS, checkpoints):
                 _sync(draft)
                 draft.rename(data)  # fails where a folder with content took the name meanwhile
@@ -156,29 +162,6 @@ def _signer(origin: str, key: KeySource) -> tuple[Signer, bytes | None]:
     return signer, passphrase
 
 
-@contextmanager
-def _claim(key: Path | None, data: Path) -> Iterator[None]:
-    """Mark a key as used, beside it, so that it never signs a second tree; given back where the log is not created."""
-    if key is None:
-        yield
-        return
-    mark = key.absolute().with_name(f"{key.name}.used")
-    try:
-        with mark.open("x", encoding="utf-8") as file:
-            file.write(f"{data}\n")
-    except FileExistsError:
-        raise UnusableNameError(
-            f"{mark} says that {key} is the key of a log already, and a key signs one tree; make another: tlogd keygen"
-        ) from None
-    try:
-        _sync(mark)
-        _sync(mark.parent)
-        yield
-    except BaseException:
-        mark.unlink()
-        raise
-
-
 def _settings(signer: Signer, checkpoints: Path | None, key: KeySource) -> Config:
     """Return the configuration of a new log."""
     return Config(
@@ -197,11 +180,9 @@ def _store_files(checkpoints: Path | None) -> list[Path]:
     return [checkpoints.with_name(checkpoints.name + ending) for ending in endings if checkpoints]
 
 
-def _fill(draft: Path, key: tuple[Signer, bytes | None], now_ms: int, config: Config) -> Config:
-    """Take steps 1 and 2."""
-    signer, vkey = key[0], config.vkey
-    if config.key == _KEY:
-        write_key(draft / _KEY, *key)
+def _fill(draft: Path, signer: Signer, now_ms: int, config: Config) -> Config:
+    """Take what is left of step 1, and step 2."""
+    vkey = config.vkey
     (draft / "vkey").write_text(f"{vkey}\n", encoding="utf-8")
     (draft / CONFIG_NAME).write_text(format_config(config), encoding="utf-8")
     start = Checkpoint(config.origin, 0, EMPTY_ROOT)

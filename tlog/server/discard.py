@@ -1,10 +1,13 @@
-"""Discarding the commit behind the signed head: entries that were stored, never acknowledged, and cannot be signed.
+"""Discarding the commit behind the signed head: entries that were stored, are signed nowhere, and cannot be.
 
 A start signs such a commit if it can. Where the entries disagree with what came in, with their framing or with the root
-that was computed, it refuses for ever; then exactly this one segment may go, because nobody was promised anything.
+that was computed, it refuses for ever; then exactly this one segment may go, because nobody was promised anything. That
+holds as long as S is the newest head that was signed. A checkpoint store that is one commit old looks the same, so all
+that may know better is asked first; where nothing does, the operator has to.
 
 1  log.db is ahead of the signed head S by one segment, which cannot be signed; up to S it is whole; else refuse
-2  neither an anchor nor the signer process has seen a head beyond S: a signature that may be out is never taken back
+2  neither an anchor, nor the signer process, nor tiles.db has seen a head beyond S (`unseen`): a signature that may be
+   out is never taken back
 3  copy log.db up to S, and check the copy as `tlogd fsck --deep` would
 4  the copy takes the place of log.db, in one step; the old one is kept, with the segment
 """
@@ -16,19 +19,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError, VerificationError
-from tlog.server.anchor import read_anchors
 from tlog.server.backup import check_copy, copy_entries
 from tlog.server.disk import swapped
-from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, StartRefusedError
+from tlog.server.errors import CreateError, DamagedFileError, DamageFoundError, MissingFileError, StartRefusedError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.recount import Recount
-from tlog.server.salvage import is_whole, read_segment
-from tlog.server.signer import open_signer
+from tlog.server.salvage import are_commits, is_whole, read_behind
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA, empty_wal
+from tlog.server.stray import check_strays
+from tlog.server.unseen import check_unseen
 from tlog.server.verify import LOG
 from tlog.tile import parse_bundle
 
@@ -47,9 +49,17 @@ class Tail:
 
     Attributes:
         segment: The one segment; None where what is there is none that follows the head, or cannot be read.
+        is_lost: Whether SQLite finds its way to nothing there, so that it cannot even be told that there is something.
     """
 
     segment: Segment | None
+    is_lost: bool = False
+
+    def why_not_alone(self) -> str:
+        """Return why it cannot be signed, as far as it says so by itself; empty where it does not."""
+        if self.segment and is_whole(self.segment):
+            return ""
+        return "what is stored there cannot be read, or is not what came in"
 
     def why_not(self, tree: Recount) -> str:
         """Return why it cannot be signed; empty where it can.
@@ -59,7 +69,7 @@ class Tail:
         """
         segment = self.segment
         if segment is None:
-            return "what is stored there cannot be read, or is not what came in"
+            return self.why_not_alone()
         try:
             parse_bundle(segment.entries, segment.count)
             grown, leaf_digest = tree.add(segment.entries)
@@ -101,6 +111,7 @@ def discard_unsigned(config: Config, steps: Steps) -> Discarded:
     """
     verifier, target = log_verifier(config), config.path(LOG)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         with closing(_open(target)) as connection:
             tail = find_tail(connection, head)
@@ -108,7 +119,7 @@ def discard_unsigned(config: Config, steps: Steps) -> Discarded:
                 raise StartRefusedError(
                     f"{target} holds nothing behind the signed head {head.size}: nothing to discard"
                 )
-            reason = tail.why_not(_signed_tree(connection, head, steps("hashing")))
+            reason = tail.why_not(_count(connection, head, steps("hashing")))
             if not reason:
                 raise StartRefusedError(
                     f"the commit behind the signed head {head.size} is whole: the next start signs it. "
@@ -136,66 +147,76 @@ def _open(target: Path) -> sqlite3.Connection:
 def find_tail(connection: sqlite3.Connection, head: SignedHead) -> Tail | None:
     """Return what is behind a signed head; None where there is nothing.
 
-    A segment that is not as it was sealed may stand anywhere by accident; one that is whole stands where it was put.
+    Raises:
+        StartRefusedError: There is more than the one segment that follows the head.
+    """
+    found: list[tuple[int, Segment | None]] = []
+    is_cut = False
+    try:
+        for row in read_behind(connection, head.size):
+            found.append(row)
+            if are_commits(found, head.size):
+                raise _ahead(head)
+    except sqlite3.DatabaseError:
+        is_cut = True  # there is something, or was
+    if is_cut:
+        if found and found[0][0] == head.size:
+            raise _ahead(head)
+        return Tail(None, is_lost=not found)
+    if not found:
+        return None
+    first, segment = found[0]
+    return Tail(segment if first == head.size else None)
+
+
+def _ahead(head: SignedHead) -> StartRefusedError:
+    return StartRefusedError(
+        f"log.db is ahead of the signed head {head.size} by more than one commit: those before the last were signed, "
+        "so the checkpoint store was taken back. Nothing was changed. Bring the newest checkpoints.db; where that is "
+        "lost, move this one away, and see: tlogd recover-checkpoints"
+    )
+
+
+def open_damaged(target: Path) -> sqlite3.Connection | None:
+    """Open a log.db for reading, whatever its schema is; None where it is lost altogether."""
+    try:
+        connection = open_reading(target, None, alone=True)
+    except (MissingFileError, DamagedFileError):
+        return None
+    if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'segment'").fetchone() == (0,):
+        connection.close()
+        return None
+    return connection
+
+
+def signed_tree(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
+    """Count the entries up to a signed head.
 
     Raises:
-        StartRefusedError: There is a segment behind the one that follows the head.
+        VerificationError: They do not have its root, or cannot be read.
     """
-    segments: list[Segment | None] = []
+    tree = Recount(0, ())
     try:
-        for (first,) in connection.execute("SELECT first FROM segment WHERE first >= ? ORDER BY first", (head.size,)):
-            segments.append(read_segment(connection, first))
-            if first > head.size and (segment := segments[-1]) and is_whole(segment):
-                raise StartRefusedError(
-                    f"log.db is ahead of the signed head {head.size} by more than one commit: those before the last "
-                    "were signed, so the checkpoint store was taken back. Nothing was changed. Bring the newest "
-                    "checkpoints.db; where that is lost, move this one away, and see: tlogd recover-checkpoints"
-                )
-    except sqlite3.DatabaseError:
-        segments.append(None)
-    if not segments:
-        return None
-    follows = len(segments) == 1 and segments[0] is not None and segments[0].first == head.size
-    return Tail(segments[0] if follows else None)
+        for segment in read_segments(connection, end=head.size):
+            tree, _ = tree.add(segment.entries)
+            progress(tree.size, head.size)
+    except sqlite3.Error as error:
+        raise VerificationError(str(error)) from error
+    if (tree.size, tree.root()) != (head.size, head.root):
+        raise VerificationError("they do not have the signed root")
+    return tree
 
 
-def _signed_tree(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
+def _count(connection: sqlite3.Connection, head: SignedHead, progress: Progress) -> Recount:
     """Count the entries up to the signed head.
 
     Raises:
         DamageFoundError: They do not have its root.
     """
-    tree = Recount(0, ())
-    reason = "they do not have the signed root"
     try:
-        for segment in read_segments(connection, end=head.size):
-            tree, _ = tree.add(segment.entries)
-            progress(tree.size, head.size)
-    except (VerificationError, sqlite3.Error) as error:
-        reason = str(error)
-    if (tree.size, tree.root()) != (head.size, head.root):
+        return signed_tree(connection, head, progress)
+    except VerificationError as error:
         raise DamageFoundError(
-            f"the entries up to the signed head {head.size} are damaged: {reason}. Nothing was changed; bring them "
+            f"the entries up to the signed head {head.size} are damaged: {error}. Nothing was changed; bring them "
             "back, and discard the commit behind them, with: tlogd repair --from URL|DIR --discard-unsigned"
-        )
-    return tree
-
-
-def check_unseen(config: Config, head: SignedHead) -> None:
-    """Check that nobody outside has seen more than a signed head, or something else.
-
-    Raises:
-        StartRefusedError: An anchor or the signer process has, or cannot be read.
-        SigningError: The signer process does not say.
-    """
-    seen = [(f"the anchor {name}", checkpoint) for name, checkpoint in read_anchors(config)]
-    if config.signer:
-        with closing(open_signer(config, Checkpoint(head.origin, head.size, head.root))) as signer:
-            seen.append(("the signer process", signer.newest()))
-    for who, checkpoint in seen:
-        if checkpoint.size > head.size or (checkpoint.size == head.size and checkpoint.root != head.root):
-            raise StartRefusedError(
-                f"{who} has seen a head of size {checkpoint.size}, and the checkpoint store holds that of "
-                f"{head.size}: its signature may be out, so nothing behind {head.size} may be discarded. Nothing was "
-                "changed. Bring back the entries from a backup or a copy of the disk"
-            )
+        ) from error

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tlog.errors import NotFoundError
 from tlog.freeze import is_freeze
 from tlog.note import parse_vkey
-from tlog.server.anchor import AnchorWriter, compare_note
+from tlog.server.anchor import ANCHOR_MARK, compare_note
+from tlog.server.anchored import AnchorWriter
 from tlog.server.clock import Clock, ClockError, steady, wall_clock_ms
 from tlog.server.duplicates import Duplicates
 from tlog.server.errors import CommitError, ReadOnlyError
@@ -251,21 +252,22 @@ async def open_log(
     now_ms = clock_ms()
     clock = Clock(clock_ms, steady_ms or steady(now_ms))
     async with open_parts(config, now_ms, read_only=read_only) as parts:
-        served, sequencer = _assemble(config, parts, clock)
+        served, sequencer = _assemble(config, parts, clock, on_fatal)
         running = _running(config, parts, sequencer, served, on_fatal) if sequencer else nullcontext()
         async with running, _scrubbed(config, parts, served, clock_ms):
             yield served
 
 
-def _assemble(config: Config, parts: Opened, clock: Clock) -> tuple[ServedLog, Sequencer | None]:
+def _assemble(config: Config, parts: Opened, clock: Clock, on_fatal: Fatal) -> tuple[ServedLog, Sequencer | None]:
     """Put a log together; what appends to it is None where nothing is appended any more."""
     why = "this server is read-only" if parts.commit is None else ""
     if not why and is_freeze(parts.last, parts.head.size - 1, parse_vkey(config.vkey)):
         why = "the log was ended for ever by its last entry"
     duplicates = Duplicates(parts.derived.overlay, parts.tree, parts.derived.leaves, parts.reader, parts.leaf_store)
-    space = Space([config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes)
-    sequencer = None
+    places, floor, sequencer = [config.path("log.db"), config.path(config.checkpoints)], config.limits.free_bytes, None
+    space = Space(places, floor)
     if not why and parts.commit is not None:
+        space = Space(places, floor, on_gone=on_fatal)
         end = End(parts.writer, parts.commit, parts.head, parts.derived.overlay, duplicates, parts.keys, space)
         sequencer = Sequencer(end, config.limits, clock, dedup=config.dedup)
     return ServedLog(config, parts, duplicates, space, sequencer, why), sequencer
@@ -308,6 +310,7 @@ async def _anchored(config: Config, served: ServedLog) -> AsyncIterator[None]:
         return
     served.anchor = AnchorWriter(
         config.path(config.anchor_file),
+        config.path(ANCHOR_MARK),
         lambda note: compare_note(config, note, served.head, served.tree),
         served.halt,
     )

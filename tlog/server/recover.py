@@ -6,13 +6,14 @@ all may be lost as well. So the new store begins at the head that is given, and 
 the steps that sign every segment, which gives exactly the heads that were signed before. What remains is the risk that
 somebody has seen a head beyond the end of log.db. Then the log forks, and whoever has seen it can prove that.
 
-1  the store is missing or damaged; one that can be read is never replaced
+1  nothing lies beside the databases that SQLite would apply to them; the store is missing or damaged: one that can be
+   read is never replaced, and the refusal says whether it is old
 2  the head is of this log, under the pinned key; a signer process may know a newer one, which then takes its place
 3  log.db is whole by itself, and has the root of the head at the end of a segment; or it ends before the head, or is
    missing, so that nothing behind the head can be there
 4  no anchor, nor what is left of the store, has seen a head that log.db does not have
 5  a new store beside its name begins at the head, in an epoch that no process can hold
-6  each segment behind the head goes through steps 5 to 7 of its commit
+6  each segment behind the head goes through steps 5 to 7 of its commit, up to the end that step 3 found
 7  the store gets its name, in one step; a damaged one is kept under another
 
 Where log.db ends before the head, the entries come back afterwards, by `tlogd repair --from` or `tlogd restore`: both
@@ -22,7 +23,7 @@ take exactly what leads to the head of the store, so a log that lost both is rec
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA, SqliteStorage, open_segments
+from tlog.server.stray import check_strays
 from tlog.server.verify import LOG, check_entries
 from tlog.tile import parse_bundle
 
@@ -99,8 +101,9 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
     """
     verifier, store = log_verifier(config), config.path(config.checkpoints)
     with Lock(config.path(LOCK_NAME)):
-        seen = _check_lost(config, store, verifier)
+        check_strays(config)
         noted = _open_note(note, verifier)
+        seen = _check_lost(config, store, noted)
         stored = _check_log(config.path(LOG), verifier, steps("checking log.db"))
         with closing(open_signer(config, noted)) as signer:
             start = _newest(signer, noted)
@@ -110,19 +113,30 @@ def recover_checkpoints(config: Config, note: bytes, now_ms: int, steps: Steps) 
             try:
                 with swapped(store) as swap:
                     head = _fill(config, swap.draft, signer, start, max(now_ms, FIRST_EPOCH), steps("signing"))
+                    _check_end(head, max(stored, start.size))
             except OSError as error:
                 raise CreateError(f"{store} could not be written: {error.strerror}") from error
     return Recovered(start, head, stored, swap.aside)
 
 
-def _check_lost(config: Config, store: Path, verifier: Verifier) -> list[tuple[str, Checkpoint]]:
+def _check_lost(config: Config, store: Path, noted: Checkpoint) -> list[tuple[str, Checkpoint]]:
     """Take step 1, and return the heads that are left in a damaged store: it contradicts them, but they were signed."""
     try:
         head = stored_head(config, store)
     except MissingFileError:
         return []
     except DamagedFileError:
-        return _remains(store, verifier)
+        return _remains(store, log_verifier(config))
+    known = [("the note", noted)]
+    with suppress(StartRefusedError):  # then the note alone may know better
+        known += [(f"the anchor {name}", checkpoint) for name, checkpoint in read_anchors(config)]
+    who, newest = max(known, key=lambda one: one[1].size)
+    if newest.size > head.size:
+        raise StartRefusedError(
+            f"{store} can be read, and its head of size {head.size} is older than that of {who}, of size "
+            f"{newest.size}: it was taken back. Nothing was changed. Bring the newest checkpoints.db; where that is "
+            "lost, move this one away, and do this again, with the largest head that anybody has"
+        )
     raise StartRefusedError(
         f"{store} can be read, and its head of size {head.size} is the newest: nothing is to be recovered. Start the "
         "log with: tlogd serve"
@@ -202,6 +216,15 @@ def _check_seen(path: Path, seen: list[tuple[str, Checkpoint]], end: int, stored
                     f"{who} is a signed head of size {checkpoint.size}, and log.db has no commit that ends there with "
                     "its root: they are of different logs, or the log has forked. Nothing was changed"
                 )
+
+
+def _check_end(head: SignedHead, end: int) -> None:
+    """Refuse a store that ends elsewhere than what was checked: log.db is not what it was, whoever changed it."""
+    if head.size != end:
+        raise StartRefusedError(
+            f"log.db changed meanwhile: the new store would end at {head.size}, and {end} entries were checked. No "
+            "store was made. Find out what else writes to log.db, and check it with: tlogd fsck --deep"
+        )
 
 
 def _fill(

@@ -24,25 +24,19 @@ from tlog.checkpoint import Checkpoint
 from tlog.errors import FormatError
 from tlog.genesis import parse_genesis
 from tlog.server.backup import check_copy, write_segments
-from tlog.server.discard import check_unseen, find_tail
+from tlog.server.discard import find_tail, open_damaged
 from tlog.server.disk import remove_database, swapped
-from tlog.server.errors import (
-    CreateError,
-    DamagedFileError,
-    DamageFoundError,
-    MissingFileError,
-    StartRefusedError,
-    UnusableNameError,
-)
+from tlog.server.errors import CreateError, DamageFoundError, StartRefusedError, UnusableNameError
 from tlog.server.head import log_verifier, stored_head
 from tlog.server.lock import LOCK_NAME, Lock
 from tlog.server.recount import Recount
 from tlog.server.salvage import Blocks, block_bounds, is_whole, read_pieces
 from tlog.server.source import open_source
 from tlog.server.storage import Segment
-from tlog.server.storage.reading import open_reading
 from tlog.server.storage.segments import SCHEMA, empty_wal
+from tlog.server.stray import check_strays
 from tlog.server.supply import Supply, find_damaged
+from tlog.server.unseen import check_derived, check_unseen
 from tlog.server.verify import LOG, TILES, check_entries
 from tlog.tile import TILE_WIDTH, format_bundle
 
@@ -92,8 +86,8 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
         discard: Whether a segment behind the signed head that cannot be signed is discarded; see `discard`.
 
     Raises:
-        StartRefusedError: The source does not lead to the signed head, what is behind that does not fit, or the log is
-            in use. Nothing was changed.
+        StartRefusedError: The source does not lead to the signed head, what is behind that does not fit, something has
+            seen more, or the log is in use. Nothing was changed.
         DamageFoundError: The source lacks some of the entries; each block is named. Nothing was changed.
         UnusableNameError: The source is none.
         SourceError: The source cannot be reached. Nothing was changed.
@@ -102,12 +96,14 @@ def repair(config: Config, name: str, steps: Steps, *, discard: bool = False) ->
     verifier, target = log_verifier(config), config.path(LOG)
     _check_apart(config, name)
     with Lock(config.path(LOCK_NAME)), ExitStack() as stack:
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
         done = Repaired(head)
         if not check_entries(target, SCHEMA, head, verifier, steps("checking what is there")).total:
             done.is_whole = True
             return done
-        old = _open(target)
+        check_derived(config, head.size)
+        old = open_damaged(target)
         if old is not None:
             stack.enter_context(closing(old))
         draft = _Draft(config, old, done, discard=discard)
@@ -123,18 +119,6 @@ def _check_apart(config: Config, name: str) -> None:
     path = Path(name)
     if path.exists() and any(own.exists() and own.samefile(path) for own in (config.path(""), config.path(LOG))):
         raise UnusableNameError(f"{name} is the log itself, and cannot be repaired from itself")
-
-
-def _open(target: Path) -> sqlite3.Connection | None:
-    """Open log.db for reading, whatever its schema is; None where it is lost altogether."""
-    try:
-        connection = open_reading(target, None, alone=True)
-    except (MissingFileError, DamagedFileError):
-        return None
-    if connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'segment'").fetchone() == (0,):
-        connection.close()
-        return None
-    return connection
 
 
 def _open_supply(
@@ -190,14 +174,15 @@ class _Draft:
         Raises:
             StartRefusedError: It cannot, and is not to be discarded, or must not be.
         """
-        if self._tail and not (self._tail.segment and is_whole(self._tail.segment)):
-            self._discard_tail("what is stored there cannot be read, or is not what came in")
+        if self._tail and (reason := self._tail.why_not_alone()):
+            self._discard_tail(reason)
 
     def _discard_tail(self, reason: str) -> None:
         if not self._discard:
             raise StartRefusedError(
                 f"the commit behind the signed head {self._head.size} cannot be signed: {reason}. Nothing was "
-                "changed; it was never acknowledged, and goes with: tlogd repair --from URL|DIR --discard-unsigned"
+                "changed. Where that head is the newest that anybody was shown, the commit goes with: "
+                "tlogd repair --from URL|DIR --discard-unsigned"
             )
         check_unseen(self._config, self._head)
         self._tail, self._done.discarded = None, reason

@@ -120,6 +120,28 @@ def read_segment(connection: sqlite3.Connection, first: int) -> Segment | None:
     return Segment(*row)
 
 
+def read_behind(connection: sqlite3.Connection, size: int) -> Iterator[tuple[int, Segment | None]]:
+    """Yield what segments begin at a size or above it, each read alone; None for one that cannot be read.
+
+    Raises:
+        sqlite3.DatabaseError: SQLite finds its way no further.
+    """
+    for (first,) in connection.execute("SELECT first FROM segment WHERE first >= ? ORDER BY first", (size,)):
+        yield first, read_segment(connection, first)
+
+
+def are_commits(found: Sequence[tuple[int, Segment | None]], size: int) -> bool:
+    """Return whether what was found behind a size is more than one commit, so that the first of them was signed.
+
+    Commits are serial: whatever stands behind one that begins at the size came after it was signed. What stands alone
+    further on and is whole was put there, too; where it is damaged, its place may be the damage.
+    """
+    if not found or found[-1][0] == size:
+        return False
+    newest = found[-1][1]
+    return found[0][0] == size or (newest is not None and is_whole(newest))
+
+
 def is_whole(segment: Segment) -> bool:
     """Return whether a segment is as it came in: entries, digests and key records."""
     findings = Findings()

@@ -12,7 +12,6 @@ verify it up to a head. A source that leads elsewhere than its log can so withho
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -21,18 +20,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from tlog.errors import FormatError, TreeheadError
+from tlog.errors import FormatError
 from tlog.fetch import Response, over_http
-from tlog.merkle import leaf_hash
-from tlog.server.backup import SCHEMA as BACKUP_SCHEMA
-from tlog.server.errors import DamagedFileError, SourceError, UnusableNameError
-from tlog.server.salvage import Blocks, read_pieces
-from tlog.server.storage.reading import open_reading
-from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
-from tlog.server.storage.segments import SqliteStorage
+from tlog.server.errors import SourceError, UnusableNameError
+from tlog.server.stored import StoredSource
 from tlog.server.verify.finding import LOG
 from tlog.strict import parse_decimal
-from tlog.tile import TILE_WIDTH, Bundle, Tile, format_bundle, format_tile, parse_path
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -87,7 +80,7 @@ def open_source(name: str, size: int, steps: Steps) -> Source:
 
     Raises:
         UnusableNameError: There is no such source, or it cannot be told what it is.
-        StartRefusedError: Its database cannot be read.
+        StartRefusedError: Its database cannot be read, or goes on for more than one commit.
     """
     if name.startswith(("http://", "https://")):
         return ServedSource(_base(name))
@@ -119,57 +112,6 @@ def run(source: Source, fetching: Fetching[T]) -> T:
 def read(source: Source, reading: Reading[T]) -> T:
     """Drive a flow that reads tiles and bundles to its end; see `run`."""
     return run(source, over_http(reading))
-
-
-class StoredSource:
-    """A log.db or a backup: its tiles are made from its entries, so every entry up to the size is hashed first."""
-
-    def __init__(self, path: Path, size: int, steps: Steps) -> None:
-        """Open and hash it.
-
-        Raises:
-            StartRefusedError: It cannot be read.
-        """
-        try:
-            self._connection = open_reading(path, BACKUP_SCHEMA)
-        except DamagedFileError:
-            self._connection = open_reading(path, LOG_SCHEMA)
-        try:
-            self._blocks = Blocks(read_pieces(self._connection, size), size, steps("hashing the source"))
-        except BaseException:
-            self._connection.close()
-            raise
-        self._storage = SqliteStorage(self._connection)
-
-    def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer from the entries; see Source."""
-        return [self._answer(request.path) for request in requests]
-
-    def _answer(self, path: str) -> Response:
-        try:
-            body = self._note() if path == "checkpoint" else self._read(parse_path(path))
-        except (TreeheadError, sqlite3.Error):  # missing, or damaged there as well
-            body = None
-        return Response(404, {}, b"") if body is None else Response(200, {}, body)
-
-    def _note(self) -> bytes | None:
-        row = self._connection.execute("SELECT note FROM backup").fetchone()
-        return None if row is None else bytes(row[0])
-
-    def _read(self, address: Tile | Bundle) -> bytes | None:
-        if isinstance(address, Tile) and address.level:
-            row = self._blocks.row(address.level, address.index)
-            return None if row is None or len(row) < address.width else format_tile(row[: address.width])
-        start = address.index * TILE_WIDTH
-        end = start + address.width
-        if end > self._blocks.size:
-            return None
-        entries = self._storage.entries(start, end)
-        return format_bundle(entries) if isinstance(address, Bundle) else format_tile(map(leaf_hash, entries))
-
-    def close(self) -> None:
-        """Close the database."""
-        self._connection.close()
 
 
 class FolderSource:

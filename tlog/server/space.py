@@ -1,4 +1,8 @@
-"""The free space of the disks that a log writes to: what it has taken must always fit."""
+"""The free space of the disks that a log writes to: what it has taken must always fit.
+
+A look asks by the names of the databases, so it sees as well when one of them is moved away. SQLite does not: it goes
+on in the file that it has open, where no start will look for what was acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from tlog.server.errors import NoSpaceError, StartRefusedError
+from tlog.server.errors import CommitError, NoSpaceError, StartRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,17 +29,25 @@ FULL = 1 << 20
 class Space:
     """The space that is left, looked at a few times a second. Owned by the event loop."""
 
-    def __init__(self, places: Iterable[Path], floor: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        places: Iterable[Path],
+        floor: int,
+        clock: Callable[[], float] = time.monotonic,
+        on_gone: Callable[[CommitError], object] = lambda _: None,
+    ) -> None:
         """Watch the file systems of some folders or files.
 
         Args:
             places: One on each volume that the log writes to.
             floor: Bytes that must be free on each.
             clock: Seconds that never go back.
+            on_gone: Called when one of them is no longer there; a log that is written to ends here and now.
         """
         self._places = tuple(places)
         self._floor = floor
         self._clock = clock
+        self._on_gone = on_gone
         self._looked_at = float("-inf")
         self._free = 0
 
@@ -49,7 +61,16 @@ class Space:
     def look(self) -> None:
         """Look at the volumes now."""
         self._looked_at = self._clock()
-        self._free = min(map(_free, self._places))
+        try:
+            self._free = min(map(_free, self._places))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self._free = 0
+            self._on_gone(
+                CommitError(
+                    f"{error.filename} is gone: it was moved away, removed or unmounted while the log was served. "
+                    "Bring it back as it is, with what lies beside it, and start the log again"
+                )
+            )
 
     def check(self, promised: int = 0) -> None:
         """Refuse where a volume is too full to take entries.
@@ -88,13 +109,23 @@ def check_blocks(folder: Path) -> None:
 
 def is_full(folder: Path) -> bool:
     """Return whether its volume has no space left to speak of: what failed there may have failed for that."""
-    return _free(folder) < FULL
+    try:
+        return _free(folder) < FULL
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _free(place: Path) -> int:
-    """Return the bytes that a process without privileges may still write."""
+    """Return the bytes that a process without privileges may still write; 0 where nobody can tell.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        NotADirectoryError: It is gone, and its folder as well.
+    """
     try:
         found = os.statvfs(place)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError:
         return 0
     return found.f_bavail * found.f_frsize

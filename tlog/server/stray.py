@@ -1,5 +1,7 @@
 """Files beside the databases of a log that would change what SQLite reads; looked at before SQLite opens anything.
 
+A start looks, and so does every command that reads or mends the files of a log: SQLite applies what it finds.
+
     log.db-journal      SQLite takes it for a transaction that was cut off, and writes its old pages back into a
                         database that has long gone on; databases in WAL mode have none
     log.db-wal          without its database: the newest commits may be in it alone, and another log.db beside it would
@@ -48,7 +50,7 @@ def _check_journal(path: Path) -> None:
 
 def _check_alone(path: Path) -> None:
     wal = path.with_name(f"{path.name}-wal")
-    if os.path.lexists(wal) and not os.path.lexists(path):
+    if not os.path.lexists(path) and wal.exists() and wal.stat().st_size:  # a reader may leave an empty one
         raise MissingFileError(
             f"{path} is missing, and its write-ahead log {wal.name} is there: the newest commits may be in it alone. "
             f"Nothing was changed. Bring {path.name} back as it was; before another copy of it, move {wal.name} away"

@@ -78,9 +78,11 @@ def restore(source: Path, file: Path, data: Path | None, checkpoints: Path | Non
     aside = str(done.aside) if done.aside else None
     if as_json:
         fields = {"origin": done.head.origin, "size": done.head.size, "root": done.head.root.hex()}
-        show_json({**fields, "data": str(done.data), "aside": aside})
+        show_json({**fields, "data": str(done.data), "aside": aside, "unsigned": done.unsigned})
         return
     say(f"Restored {entries(done.head.size)} of {done.head.origin} in {done.data}, with the signed head.")
+    if done.unsigned:
+        say(f"The commit behind it, {entries(done.unsigned)}, was kept; the next start signs it.")
     if aside:
         say(f"What was there before is now {aside}; remove it when nobody needs it any more.")
     say(f"Start the log with:\n\n  tlogd serve --config {done.data / 'treehead.toml'}")

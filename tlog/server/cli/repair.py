@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from tlog.server.repair import Repaired
 
 
+UNSEEN = """\
+No anchor, no signer process and no tile here has seen a larger head than {size}. If a client or a mirror has one, do
+not start the log: bring the newest checkpoints.db, and the old log.db back."""
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -40,8 +45,9 @@ Examples:
 def repair(source: str | None, file: Path, *, discard: bool, as_json: bool) -> None:
     """Bring damaged or missing entries of log.db back, or remove a commit that cannot be signed. Stop the log first.
 
-    Only entries that lead to the signed head are taken, wherever they come from, and only what was never acknowledged
-    is removed. All is checked before log.db is replaced, and the old one is kept under another name.
+    Only entries that lead to the signed head are taken, wherever they come from, and only one commit behind it is
+    removed, where nothing here has seen it signed: look for a newer head with clients and mirrors first. All is checked
+    before log.db is replaced, and the old one is kept under another name.
     """
     from tlog.server.discard import discard_unsigned
     from tlog.server.repair import repair as repair_from
@@ -66,7 +72,7 @@ def _show_discarded(done: Discarded, file: Path, *, as_json: bool) -> None:
         return
     what = entries(done.count) if done.count else "a segment that cannot be read"
     say(f"Discarded {what} behind the signed head of {done.head.origin}: {done.reason}.")
-    say(f"They were never acknowledged. The log has {entries(done.head.size)}, all that is signed.")
+    say(f"The log has {entries(done.head.size)}. {UNSEEN.format(size=done.head.size)}")
     say(f"The old log.db, with what was discarded, is now {done.aside}.")
     say(f"Start the log with:\n\n  tlogd serve --config {file}")
 
@@ -84,7 +90,7 @@ def _show_repaired(done: Repaired, file: Path, *, as_json: bool) -> None:
     say(f"Repaired {head.origin}: it has all that is signed, {entries(head.size)}, checked against its signed head.")
     say(f"{entries(done.fetched)} fetched; segments: {done.kept:,} kept as they were, {done.rebuilt:,} made anew.")
     if done.discarded:
-        say(f"The commit behind the signed head was discarded: {done.discarded}. It was never acknowledged.")
+        say(f"The commit behind the signed head was discarded: {done.discarded}.\n{UNSEEN.format(size=head.size)}")
     if aside:
         say(f"What was there before is now {aside}; remove it when nobody needs it any more.")
     say(f"Start the log with:\n\n  tlogd serve --config {file}")

@@ -43,23 +43,27 @@ Examples:
 def init(file: Path, state: Path, *, as_json: bool) -> None:
     """Make the state of a signer for an existing log, which is not served meanwhile. It goes on from its signed head.
 
-    A key has one state, for ever: beside it, KEY.state says where. Then give both to the signer's own user, and
+    A key has one state, for ever: beside it, KEY.state says where. Then give all three to the signer's own user, and
     set in the log's treehead.toml:  signer = "unix:SOCKET"
     """
+    from tlog.server.claim import claimed
     from tlog.server.head import stored_head
     from tlog.server.lock import LOCK_NAME, Lock
-    from tlog.server.signer.process import claimed, create_state
+    from tlog.server.signer.process import create_state
+    from tlog.server.stray import check_strays
 
     config = one_log(file)
     with Lock(config.path(LOCK_NAME)):
+        check_strays(config)
         head = stored_head(config, config.path(config.checkpoints))
-        with claimed(config.path(config.key), state):
+        with claimed(config, state):
             create_state(state, head)
     if as_json:
         show_json({"origin": head.origin, "size": head.size, "root": head.root.hex(), "state": str(state)})
         return
     say(f"The state {state} begins at the signed head of {head.origin}, with {entries(head.size)}.")
-    say(f"Move the key {config.path(config.key)} to the signer's user, and start it with:\n")
+    key = config.path(config.key)
+    say(f"Move the key {key} to the signer's user, with {key.name}.used and {key.name}.state, and start it with:\n")
     say(f"  tlogd signer serve --key KEY --state {state} --socket SOCKET")
 
 

@@ -20,7 +20,7 @@ import signal
 import socket
 import sqlite3
 import stat
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ from tlog.errors import FormatError, TreeheadError
 from tlog.freeze import freeze_entry
 from tlog.note import sign_note
 from tlog.policy import Policy
-from tlog.server.disk import drafted, sync
+from tlog.server.disk import drafted
 from tlog.server.errors import CommitError, CreateError, SigningError, StartRefusedError, UnusableNameError
 from tlog.server.lock import Lock
 from tlog.server.signer import check_follows
@@ -42,7 +42,7 @@ from tlog.server.storage import SignedHead
 from tlog.server.storage.checkpoints import SqliteCheckpointStore, open_checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tlog.note import Signer
@@ -132,33 +132,6 @@ class Keeper:
         if size != self._head.size:
             raise SigningError(f"the newest head has size {self._head.size}, so the log does not end at {size}")
         return freeze_entry(self._signer, size, reason)
-
-
-@contextmanager
-def claimed(key: Path, state: Path) -> Iterator[None]:
-    """Mark a key as one that has a state, beside it, so that it never gets a second; taken back where none is made.
-
-    Raises:
-        UnusableNameError: It has one.
-        CreateError: The disk refuses.
-    """
-    mark = key.absolute().with_name(f"{key.name}.state")
-    try:
-        with mark.open("x", encoding="utf-8") as file:
-            file.write(f"{state.absolute()}\n")
-        sync(mark)
-        sync(mark.parent)
-    except FileExistsError:
-        raise UnusableNameError(
-            f"{mark} says where the state of this key is, and it has one only: with two it could sign two histories"
-        ) from None
-    except OSError as error:
-        raise CreateError(f"{mark} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    except BaseException:
-        mark.unlink()
-        raise
 
 
 def create_state(path: Path, head: SignedHead) -> None:

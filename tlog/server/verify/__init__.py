@@ -4,6 +4,7 @@
     checkpoints.db   one head of the origin, whose note verifies and says the same       `tlog.server.head`
     tiles.db         every tile and bundle, made anew from the entries                   `verify.tiles`
                      the leaf index                                                      `verify.leaves`
+    beside them      first of all: nothing that SQLite would apply to what it reads      `tlog.server.stray`
 
 It reads the databases itself and shares no code with what serves them but the formats. Nothing is written. It goes on
 behind a damage where that makes sense, so that one run tells all; of each file the first hundred are told one by one.
@@ -29,8 +30,9 @@ from tlog.server.storage.leaves import PREFIX_SIZE
 from tlog.server.storage.reading import open_reading, read_segments
 from tlog.server.storage.segments import SCHEMA as LOG_SCHEMA
 from tlog.server.storage.tiles import SCHEMA as TILES_SCHEMA
+from tlog.server.stray import check_strays
 from tlog.server.verify.entries import EntryCheck
-from tlog.server.verify.finding import CHECKPOINTS, LOG, REMEDIES, TILES, Findings
+from tlog.server.verify.finding import CHECKPOINTS, LOG, REMEDIES, STRAY, TILES, Findings
 from tlog.server.verify.leaves import StoredLeaves
 from tlog.server.verify.sample import LeafReader, Sample, edge_is_signed
 from tlog.server.verify.tiles import StoredTiles, TileCheck
@@ -82,6 +84,10 @@ def check_log(config: Config, progress: Progress, *, deep: bool) -> Report:
     task = _Task(log_verifier(config), Findings(), progress)
     with Lock(config.path(LOCK_NAME)):
         _note_mark(config, task.findings)
+        with _damage(task.findings, STRAY):
+            check_strays(config)
+        if task.findings.total:
+            return Report(config.origin, None, task.findings, is_deep=deep)
         head = None
         store = config.path(config.checkpoints)
         with (

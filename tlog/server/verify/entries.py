@@ -20,7 +20,7 @@ from tlog.genesis import parse_genesis
 from tlog.merkle import leaf_hash
 from tlog.server.idempotency import parse_key_records
 from tlog.server.recount import Recount
-from tlog.server.verify.finding import LOG
+from tlog.server.verify.finding import CHECKPOINTS, LOG
 from tlog.tile import parse_bundle
 
 if TYPE_CHECKING:
@@ -138,7 +138,11 @@ class RowCheck:
         elif not self._is_boundary:
             findings.damage(LOG, f"the signed size {head.size} is within a commit: it is of another log")
         if len(self._unsigned) > 1:
-            findings.damage(LOG, f"it is ahead of the signed head {head.size} by more than one commit")
+            findings.damage(
+                CHECKPOINTS,
+                f"log.db is ahead of the signed head {head.size} by more than one commit, so the head was taken back: "
+                "bring the newest checkpoints.db",
+            )
         elif self._unsigned and self._is_boundary:
             number = self._unsigned[0] - head.size
             findings.notes.append(f"{number} entries are stored and not signed yet; the next start signs them")

@@ -10,12 +10,15 @@ MAX_SHOWN = 100
 LOG = "log.db"
 CHECKPOINTS = "checkpoints.db"
 TILES = "tiles.db"
+STRAY = "a file beside them"
 
 REMEDIES = {
     LOG: "restore it with: tlogd restore FILE --config CONFIG, or bring entries back with: tlogd repair --from URL|DIR "
     "--config CONFIG; a commit behind the signed head that cannot be signed goes with: tlogd repair --discard-unsigned",
     CHECKPOINTS: "never put an older copy in its place: a signed head must not be taken back; where it is lost for "
     "good: tlogd recover-checkpoints --from NOTE --config CONFIG",
+    STRAY: "nothing else was looked at, because SQLite would read the databases through it. Move it away, keep it, and "
+    "check again",
     TILES: "it is derived: with the log stopped, remove tiles.db; the next start rebuilds it",
 }
 """What to do about a damaged file."""
@@ -26,7 +29,7 @@ class Damage:
     """One thing that is wrong.
 
     Attributes:
-        file: The file, by the name it has in a data directory.
+        file: The file, by the name it has in a data directory, or "a file beside them".
         what: What is wrong, in one line.
     """
 
