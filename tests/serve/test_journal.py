@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from itertools import cycle, islice
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,15 +148,24 @@ def test_a_client_cannot_forge_a_line(monkeypatch: pytest.MonkeyPatch, terminal:
 async def test_a_report_is_given_each_minute_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr("sys.stderr", out)
-    monkeypatch.setattr(journal, "WINDOW_S", 0.01)
+    minutes: asyncio.Queue[float] = asyncio.Queue()
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        assert seconds == journal.WINDOW_S
+        now = await minutes.get()
+
+    monkeypatch.setattr(journal, "asyncio", SimpleNamespace(sleep=sleep))
     kept = configure_logging()
+    kept._clock = lambda: now
     task = asyncio.create_task(kept.report())
     for _ in range(LINES + 5):
         structlog.get_logger().error("answer.refused", error="DamageError")
-    for _ in range(1000):
-        if "journal.left_out" in out.getvalue():
-            break
-        await asyncio.sleep(0.01)
+    minutes.put_nowait(journal.WINDOW_S)
+    for _ in range(10):  # turns of the loop
+        await asyncio.sleep(0)
+    assert "journal.left_out" in out.getvalue()
     for _ in range(LINES + 7):
         structlog.get_logger().error("leaves.damaged")
     task.cancel()

@@ -7,22 +7,22 @@ import os
 import signal
 import socket
 import subprocess
-import time
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.grow import create, grow, stored
-from tests.support.server import TLOGD, Server, init_log, run_tlogd
+from tests.support.server import Server, init_log, run_tlogd
 from tests.support.serving import dialled
 from tests.support.wire import Connection
-from tlog.server.api.serve import SHUTDOWN_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.serving import Serve
 
+PATIENT = (sys.executable, "-m", "tests.support.patient_tlogd")
 
 # ---------------------------------------------------------------------------------------------------- under load
 
@@ -70,14 +70,13 @@ async def test_a_request_under_way_is_answered_after_sigterm(serve: Serve) -> No
     assert await asyncio.to_thread(server.wait) == 0
 
 
-async def test_idle_connections_and_streams_do_not_hold_up_a_stop(serve: Serve) -> None:
-    server = serve()
-    async with dialled(server.port), dialled(server.port) as (reader, writer):
-        writer.write(b"GET /v1/checkpoints/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await reader.readuntil(b"event: checkpoint")
-        began = time.monotonic()
-        assert await asyncio.to_thread(server.stop) == 0
-        assert time.monotonic() - began < SHUTDOWN_S / 2
+async def test_idle_connections_and_streams_do_not_hold_up_a_stop(tmp_path: Path) -> None:
+    init_log(tmp_path / "log")
+    with Server(tmp_path / "log", (*PATIENT, "stop")) as server:
+        async with dialled(server.port), dialled(server.port) as (reader, writer):
+            writer.write(b"GET /v1/checkpoints/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"event: checkpoint")
+            assert await asyncio.to_thread(server.stop) == 0
     assert "Traceback" not in server.stderr
 
 
@@ -95,30 +94,21 @@ def test_a_second_signal_ends_the_process_at_once(serve: Serve) -> None:
 # ------------------------------------------------------------------------------------------------------ while starting
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a log whose tiles take seconds to rebuild."""
-    data = tmp_path_factory.mktemp("large") / "log"
-    config = create(data)
-    grow(config, [[b"%d" % number for number in range(first, first + 5000)] for first in range(0, 60_000, 5000)])
-    return data
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_a_long_start_ends_it_promptly_and_damages_nothing(large: Path, number: int) -> None:
-    (large / "tiles.db").unlink()
-    command = [*TLOGD, "serve", "--config", str(large / "treehead.toml"), "--port", "0"]
+def test_a_signal_during_a_long_start_ends_it_and_damages_nothing(tmp_path: Path, number: int) -> None:
+    data = tmp_path / "log"
+    grow(create(data), [[b"%d" % number for number in range(1000)]])
+    (data / "tiles.db").unlink()
+    command = [*PATIENT, "build", "serve", "--config", str(data / "treehead.toml"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any("tiles.rebuilding" in line for line in process.stderr)
-        began = time.monotonic()
         os.kill(process.pid, number)
         rest = list(process.stderr)
         assert process.wait(30) == 0
-    assert time.monotonic() - began < 10
     assert not any("server.listening" in line or "Traceback" in line for line in rest)
-    with Server(large) as server:
-        assert server.events("server.listening")[0]["size"] == 60_001
+    with Server(data) as server:
+        assert server.events("server.listening")[0]["size"] == 1001
         assert server.stop() == 0
 
 

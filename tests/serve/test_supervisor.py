@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.notified import Notified
 from tests.support.server import Server, init_log
 from tlog.server.api.supervisor import Supervisor
 
@@ -29,18 +30,15 @@ def listening(address: str) -> Iterator[socket.socket]:
 
 def test_a_server_says_that_it_is_ready_healthy_and_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     init_log(tmp_path / "log")
-    address = str(tmp_path / "notify")
-    with listening(address) as inbox:
-        monkeypatch.setenv("NOTIFY_SOCKET", address)
-        monkeypatch.setenv("WATCHDOG_USEC", "300000")
-        with Server(tmp_path / "log") as server:
-            told = [inbox.recv(100) for _ in range(4)]
-            assert sorted(told) == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-            server.terminate()
-            while (line := inbox.recv(100)) == b"WATCHDOG=1":
-                pass
-            assert line == b"STOPPING=1"
-            assert server.wait() == 0
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    with Notified(tmp_path / "notify") as told, Server(tmp_path / "log") as server:
+        told.wait_for(lambda lines: b"READY=1" in lines and lines.count(b"WATCHDOG=1") >= 3)
+        assert b"STOPPING=1" not in told.lines
+        server.terminate()
+        told.wait_for(lambda lines: b"STOPPING=1" in lines)
+        assert server.wait() == 0
+    assert sorted(line for line in told.lines if line != b"WATCHDOG=1") == [b"READY=1", b"STOPPING=1"]
 
 
 def test_an_abstract_address_begins_with_a_zero_byte() -> None:
