@@ -40,6 +40,12 @@ def test_every_test_in_the_table_is_there_and_names_its_invariant() -> None:
             assert file in names[name], f"{file} does not try {name}"
 
 
+def test_every_test_that_names_an_invariant_is_in_its_row() -> None:
+    for name, files in marked().items():
+        missing = files - set(re.findall(r"`(\S+\.py)`", ROWS[name][1]))
+        assert not missing, f"the row of {name} lacks {sorted(missing)}"
+
+
 def test_no_test_names_what_is_no_invariant() -> None:
     assert set(marked()) <= KNOWN
 
