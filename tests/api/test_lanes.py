@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from tlog.server.api.operation import Operation
     from tlog.server.sequencer import Sequencer
 
-LIMITS = Limits(header_seconds=0.2, body_seconds=0.2, keepalive_seconds=0.2, free_bytes=0)
+LIMITS = Limits(header_seconds=20, body_seconds=20, keepalive_seconds=20, free_bytes=0)
+
+SHORT = Limits(header_seconds=0.5, body_seconds=0.5, keepalive_seconds=0.5, free_bytes=0)
+"""Where requests are sent that are never whole."""
 
 LAST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 """What is sent behind a request, to see where the server takes its end to be."""
@@ -119,6 +122,12 @@ async def lanes(template: Path, tmp_path: Path) -> AsyncIterator[Lanes]:
         yield both
 
 
+@pytest.fixture
+async def short(template: Path, tmp_path: Path) -> AsyncIterator[Lanes]:
+    async with lanes_of(template, tmp_path, SHORT) as both:
+        yield both
+
+
 def get(path: str, more: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode()
 
@@ -145,16 +154,16 @@ async def test_both_lanes_answer_good_requests_alike(lanes: Lanes, operation: Op
 
 @EACH
 @pytest.mark.timeout(120)
-async def test_both_lanes_answer_absurd_headers_alike(lanes: Lanes, operation: Operation) -> None:
+async def test_both_lanes_answer_absurd_headers_alike(short: Lanes, operation: Operation) -> None:
     if operation.path not in ("/metrics", "/v1/checkpoints/stream"):
-        await lanes.agree_on_all([request(operation, more=more, closes=False) for more in bad_heads()])
+        await short.agree_on_all([request(operation, more=more, closes=False) for more in bad_heads()])
 
 
 @pytest.mark.parametrize("path", ["/add", "/v1/entries", "/v1/proofs", "/checkpoint", "/tile/{level}/{number}"])
 @pytest.mark.timeout(120)
-async def test_both_lanes_answer_wrong_framings_alike(lanes: Lanes, path: str) -> None:
+async def test_both_lanes_answer_wrong_framings_alike(short: Lanes, path: str) -> None:
     operation = next(each for each in OPERATIONS if each.path == path)
-    await lanes.agree_on_all([request(operation, more=more, closes=False) for more in bad_framings()])
+    await short.agree_on_all([request(operation, more=more, closes=False) for more in bad_framings()])
 
 
 PATHS = [
@@ -229,14 +238,14 @@ async def test_both_lanes_take_a_request_that_comes_in_parts(lanes: Lanes, data:
         assert answer.count(b"HTTP/1.1 2") == 3
 
 
-async def test_a_body_that_does_not_come_is_late_in_both_lanes(lanes: Lanes) -> None:
+async def test_a_body_that_does_not_come_is_late_in_both_lanes(short: Lanes) -> None:
     for path in ("/add", "/v1/entries"):
         for body in (b"", b"12"):
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n".encode()
-            answer = await lanes.agree([head + body])
+            answer = await short.agree([head + body])
             assert answer.startswith(b"HTTP/1.1 408 ")
-    assert lanes.hot.log.head == lanes.other.log.head
-    assert lanes.hot.log.head.size == 700
+    assert short.hot.log.head == short.other.log.head
+    assert short.hot.log.head.size == 700
 
 
 async def test_both_lanes_count_alike(lanes: Lanes) -> None:
@@ -285,7 +294,7 @@ def compare(template: Path, folder: Path, requests: list[bytes]) -> None:
     """
 
     async def run() -> None:
-        async with lanes_of(template, folder) as lanes:
+        async with lanes_of(template, folder, SHORT) as lanes:
             for each in requests:
                 if b"/metrics" not in each and b"/stream" not in each:
                     hot, other = await lanes.send([each + LAST])

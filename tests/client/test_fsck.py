@@ -551,7 +551,9 @@ def test_a_check_that_is_told_to_stop_says_how_to_go_on(
 def test_a_second_check_of_the_same_log_is_refused(served: tuple[str, str], tmp_path: Path) -> None:
     first = Command(*served, tmp_path)
     first.wait_for_ranges(1)
+    first.process.send_signal(signal.SIGSTOP)  # it would be done before the second has begun
     second = Command(*served, tmp_path).wait()
+    first.process.send_signal(signal.SIGCONT)
     assert second.code == 1
     assert "another check of this log runs" in second.out
     assert first.wait().code == 0

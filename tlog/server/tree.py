@@ -245,6 +245,8 @@ def stored_tiles(store: TileStore, tiles: Sequence[Tile]) -> list[bytes]:
         DamageError: One is missing, or has another length.
     """
     found = [data for data in store.tiles(tiles) if data is not None]
-    if len(found) < len(tiles) or any(len(data) != HASH_SIZE * TILE_WIDTH for data in found):
-        raise DamageError(f"tiles.db lacks a tile, or has one of another length; {_REBUILD}")
+    if len(found) < len(tiles):
+        raise DamageError(f"tiles.db lacks a tile; {_REBUILD}")
+    if any(len(data) != HASH_SIZE * TILE_WIDTH for data in found):
+        raise DamageError(f"a tile in tiles.db is damaged: it has another length; {_REBUILD}")
     return found
