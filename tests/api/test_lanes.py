@@ -447,3 +447,21 @@ def _halt_with_an_entry(writer: Sequencer, honest: Callable[[], int]) -> int:
         writer.halt("it found damage")
         raise ClockError("as said")
     return honest()
+
+
+@pytest.mark.parametrize("first", [get("/livez"), get("/nothing"), post("/v1/entries", b"x", "Idempotency-Key: k\r\n")])
+async def test_a_connection_comes_back_to_the_hot_lane_as_soon_as_it_is_answered(
+    lanes: Lanes, first: bytes, taken: list[bool]
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with raw(lanes.hot.port) as (reader, writer):
+        for _ in range(20):
+            writer.write(first)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: ([0-9]+)", head)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            writer.write(post("/add", b"%f" % loop.time()))
+            assert await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(3)
+    assert taken == [False, True] * 20

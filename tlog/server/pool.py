@@ -111,6 +111,16 @@ class Submission:
         """Return the other submissions whose entries it places."""
         return {one.owner for one, _ in self.places if one.owner is not self}
 
+    def take_places(self) -> list[tuple[Waiting, bool]]:
+        """Return its places, once they are all known, and forget them where nobody asks again.
+
+        Entry and submission refer to each other; without this only the garbage collector would end them.
+        """
+        places = self.places
+        if self.request is None:
+            self.places = []
+        return places
+
     def record(self) -> KeyRecord | None:
         """Return what is kept under its idempotency key, once every index is known."""
         if self.request is None:
@@ -219,7 +229,8 @@ class Pool:
         submission.head = head
         self.committing -= len(submission.brought)
         self._close(submission)
-        for answer in submission.answers:
+        answers, submission.answers, submission.brought = submission.answers, [], []
+        for answer in answers:
             if not answer.done():
                 answer.set_result(head)
 

@@ -191,7 +191,7 @@ class Sequencer:
         answer: asyncio.Future[SignedHead] = asyncio.get_running_loop().create_future()
         submission = self.submit(entries, answer, request)
         head = await answer
-        places = submission.places
+        places = submission.take_places()
         return [Placed(one.index, one.leaf_hash, head, is_new=is_mine and not one.is_old) for one, is_mine in places]
 
     def submit(self, entries: Sequence[bytes], answer: Answer, request: RequestKey | None = None) -> Submission:

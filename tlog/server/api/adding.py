@@ -77,9 +77,9 @@ class Pending:
         self._adding.settled(self)
 
     def place(self) -> tuple[int, bytes, bool]:
-        """Return its index, its leaf hash, and whether this submission appended it."""
+        """Return its index, its leaf hash, and whether this submission appended it; once."""
         assert self.submission is not None  # noqa: S101 — set when it was admitted
-        waiting, is_mine = self.submission.places[0]
+        waiting, is_mine = self.submission.take_places()[0]
         return waiting.index, waiting.leaf_hash, is_mine and not waiting.is_old
 
 
@@ -167,7 +167,7 @@ class Adding:
         for pending, (index, leaf, is_new) in zip(group, places, strict=True):
             proof = by_index.get(index)
             if proof is None or pending.have:
-                task = asyncio.get_running_loop().create_task(self._prove(pending, head))
+                task = asyncio.get_running_loop().create_task(self._prove(pending, (index, leaf, is_new), head))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
@@ -177,9 +177,9 @@ class Adding:
                     is_new=is_new,
                 )
 
-    async def _prove(self, pending: Pending, head: SignedHead) -> None:
+    async def _prove(self, pending: Pending, place: tuple[int, bytes, bool], head: SignedHead) -> None:
         """Answer with proofs that something has to be read for."""
-        index, leaf, is_new = pending.place()
+        index, leaf, is_new = place
         try:
             _, proof = await self._log.prove_inclusion(index, head.size, leaf, head)
             added = Added(

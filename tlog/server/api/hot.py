@@ -24,6 +24,9 @@ from tlog.errors import PushbackError
 from tlog.server.api.protocol import Connection
 
 if TYPE_CHECKING:
+    from aiohttp.web import StreamResponse
+    from aiohttp.web_request import BaseRequest
+
     from tlog.server.api.bodies import Bodies
     from tlog.server.api.lane import Lane
     from tlog.server.api.protocol import Listener
@@ -32,7 +35,18 @@ if TYPE_CHECKING:
 class HotConnection(Connection):
     """One connection. Owned by the event loop."""
 
-    __slots__ = ("_bodies", "_due", "_held", "_held_at", "_is_awaited", "_lane", "_replied", "_seen", "_whole")
+    __slots__ = (
+        "_bodies",
+        "_due",
+        "_finished",
+        "_held",
+        "_held_at",
+        "_is_awaited",
+        "_lane",
+        "_replied",
+        "_seen",
+        "_whole",
+    )
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, lane: Lane, bodies: Bodies) -> None:
         """Begin unconnected."""
@@ -45,6 +59,7 @@ class HotConnection(Connection):
         self._seen = 0  # answers that had gone out when deadlines were looked at last
         self._whole = 0  # bytes of the request in parts; 0 where there is none
         self._held_at = 0.0
+        self._finished = 0  # answers of aiohttp that have gone out
         self._due: int | None = 0  # bytes that aiohttp's request still lacks; None where nobody can tell
 
     def data_received(self, data: bytes) -> None:
@@ -76,13 +91,10 @@ class HotConnection(Connection):
         self._give(data)
 
     def _is_between(self) -> bool:
-        """Return whether a request would begin here, and aiohttp is idle and takes more."""
-        waiter = self._waiter
+        """Return whether a request would begin here, all before it are answered, and more are taken."""
         return (
             self._due == 0
-            and waiter is not None
-            and not waiter.done()
-            and not self._messages
+            and self._request_count == self._finished
             and not self._paused  # the client takes no answers: aiohttp waits for it
             and not (self._close or self._force_close)
             and (self._body is None or self._body.is_eof())
@@ -159,6 +171,13 @@ class HotConnection(Connection):
             return None
         lacking = end + int(message.headers.get(hdrs.CONTENT_LENGTH, "0")) - len(data)
         return lacking if lacking >= 0 else None
+
+    def log_access(self, request: BaseRequest, response: StreamResponse, time: float | None) -> None:
+        """Note that an answer of aiohttp has gone out; aiohttp calls this after each."""
+        super().log_access(request, response, time)
+        self._finished += 1
+        if not response.keep_alive:
+            self._due = None  # it closes the connection now
 
     # Answers of the hot lane.
 

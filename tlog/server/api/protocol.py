@@ -224,7 +224,7 @@ class Connection(RequestHandler):
     def _count_late(self, name: str) -> None:
         self._listener.traffic.late[name] += 1
 
-    def log_access(self, *_: object) -> None:
+    def log_access(self, request: BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002
         """Note that an answer is finished; aiohttp calls this after each."""
         self._answers += 1
 
