@@ -6,6 +6,7 @@ text each of them would give two spellings of one value. Every parser of the cor
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 
@@ -17,6 +18,8 @@ MAX_NAME_SIZE = 255
 
 _DIGITS = frozenset(b"0123456789")
 _MAX_DIGITS = len(str(MAX_SIZE))
+_NO_CONTROL = b"\n" + bytes(range(0x20, 0x100))
+_NAME = re.compile(r"[^\s\x00-\x1f+]+")
 
 
 def parse_decimal(text: bytes, *, maximum: int = MAX_SIZE) -> int:
@@ -77,7 +80,7 @@ def check_text(text: bytes) -> None:
     Raises:
         FormatError: It is, or does.
     """
-    if any(byte < 0x20 for byte in text.translate(None, b"\n")):
+    if text.translate(None, _NO_CONTROL):
         raise FormatError("text holds a control character")
     try:
         text.decode("utf-8")
@@ -97,5 +100,5 @@ def check_name(name: str) -> None:
         raise FormatError("a key name is not UTF-8") from error
     if not 1 <= size <= MAX_NAME_SIZE:
         raise FormatError(f"a key name has 1 to {MAX_NAME_SIZE} bytes")
-    if any(char == "+" or char.isspace() or char < " " for char in name):
+    if not _NAME.fullmatch(name):
         raise FormatError(f"not a key name: {name[:40]!r}")

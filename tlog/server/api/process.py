@@ -41,7 +41,7 @@ GIVE_UP_S = 2.0
 """Seconds that opening a log may take to stop once a signal asks it to."""
 
 GARBAGE = (50_000, 20, 20)
-"""Objects that may pile up before the collector looks, some ten megabytes; and how often it looks at older ones, too."""
+"""Objects that may pile up before the collector looks, some ten megabytes; and how often at older ones, too."""
 
 log = structlog.get_logger()
 
