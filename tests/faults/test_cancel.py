@@ -119,7 +119,7 @@ class Log:
     def _under_way(self) -> list[int]:
         writer = self.log._writable()
         pool, keyed = writer.pool, writer.admission._keyed
-        return [pool.entries, pool.bytes, pool.committing, pool.places, len(pool._pending), len(pool._open), len(keyed)]
+        return [pool.entries, pool.bytes, pool.committing, pool.places, len(pool.joinable), len(pool._open), len(keyed)]
 
 
 @asynccontextmanager

@@ -141,7 +141,7 @@ class Admission:
         if not self._dedup:
             self._pool.bring(submission, entry, leaf, joinable=False)
             return None
-        waiting = self._pool.pending(leaf)
+        waiting = self._pool.joinable.get(leaf)
         if waiting is not None:
             self._meter.duplicates += 1
             submission.places.append((waiting, False))
@@ -157,8 +157,8 @@ class Admission:
     def _enter(self, submission: Submission) -> None:
         """Queue what is new; where nothing is, everything is in the signed head already."""
         if submission.brought:
-            self._pool.enter(submission)
-            self._wake()
+            if self._pool.enter(submission):
+                self._wake()
         else:
             self.settle(submission, self._head())
 

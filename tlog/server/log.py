@@ -128,7 +128,9 @@ class ServedLog(Prover):
 
     def submit(self, entry: bytes, answer: Answer) -> Submission:
         """Admit an entry now, or refuse it; the answer is told of the outcome. See Sequencer."""
-        return self._writable().submit([entry], answer)
+        if self._writer is None:
+            raise ReadOnlyError(self._read_only)
+        return self._writer.submit([entry], answer)
 
     async def sign_end(self, reason: str) -> bytes:
         """Return the signed entry that would end the log where it is now.

@@ -136,6 +136,7 @@ class Pool:
         bytes: Their bytes.
         committing: Entries that are in a commit and not signed yet.
         places: Entries that those who wait have sent, whether they bring them or not.
+        joinable: Entries that are under way, by their leaf hash.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -145,7 +146,7 @@ class Pool:
         self.committing = 0
         self.places = 0
         self._limits = limits
-        self._pending: dict[bytes, Waiting] = {}
+        self.joinable: dict[bytes, Waiting] = {}
         self._open: dict[Submission, None] = {}  # in the order of admission
         self._queue: list[Submission] = []
 
@@ -170,17 +171,13 @@ class Pool:
         self.places += count
         return submission
 
-    def pending(self, leaf_hash: bytes) -> Waiting | None:
-        """Return the entry of that leaf hash that is under way."""
-        return self._pending.get(leaf_hash)
-
     def bring(self, submission: Submission, entry: bytes, leaf_hash: bytes, *, joinable: bool) -> Waiting:
         """Add an entry to a submission; equal ones may join it from now on."""
         waiting = Waiting(entry, leaf_hash, submission)
         submission.brought.append(waiting)
         submission.places.append((waiting, True))
         if joinable:
-            self._pending[leaf_hash] = waiting
+            self.joinable[leaf_hash] = waiting
         size = len(entry)
         submission.size += size
         self.entries += 1
@@ -206,9 +203,10 @@ class Pool:
         self.bytes += submission.size
         return len(old)
 
-    def enter(self, submission: Submission) -> None:
-        """Queue a submission whose entries are all new."""
+    def enter(self, submission: Submission) -> bool:
+        """Queue a submission whose entries are all new; return whether it is the first."""
         self._queue.append(submission)
+        return len(self._queue) == 1
 
     def seal(self) -> list[Submission]:
         """Take the oldest submissions out of the queue, up to the size of a commit; at least one."""
@@ -262,12 +260,14 @@ class Pool:
         if submission in self._open:
             del self._open[submission]
             self.places -= submission.count
+        joinable = self.joinable
         for waiting in submission.brought:
-            self._forget(waiting)
+            if joinable.get(waiting.leaf_hash) is waiting:
+                del joinable[waiting.leaf_hash]
 
     def _forget(self, waiting: Waiting) -> None:
-        if self._pending.get(waiting.leaf_hash) is waiting:
-            del self._pending[waiting.leaf_hash]
+        if self.joinable.get(waiting.leaf_hash) is waiting:
+            del self.joinable[waiting.leaf_hash]
 
     def _take_out(self, submission: Submission) -> None:
         """Count what it brings as no longer waiting."""

@@ -155,7 +155,11 @@ class Sequencer:
         """
         if self._closing or self.halted:
             raise StoppedError(self.halted or "the log is closing")
-        self.read_clock()
+        try:
+            self._clock.read(self._last_ms)
+        except ClockError:
+            self.meter.clock_stops = self._clock.stops
+            raise
         limits, overlay, pool = self._limits, self._end.overlay, self.pool
         size = self.head.size + pool.committing + pool.entries
         if size + count > limits.tree_size:

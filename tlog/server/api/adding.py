@@ -150,7 +150,8 @@ class Adding:
         self._traffic.add(self._route, "POST", 200, *[now - pending.began for pending in placed])
         for pending in placed:
             self._bodies.held -= pending.size
-            index = b"%d" % pending.place()[0]
+            assert pending.submission is not None  # noqa: S101 — set when it was admitted
+            index = b"%d" % pending.submission.take_places()[0][0].index
             pending.link.reply_late(b"%b%d%b%b" % (start, len(index), stamp, index))
 
     def _prove_all(self, group: Sequence[Pending]) -> None:

@@ -43,6 +43,9 @@ GIVE_UP_S = 2.0
 GARBAGE = (50_000, 20, 20)
 """Objects that may pile up before the collector looks, some ten megabytes; and how often at older ones, too."""
 
+SWITCH_S = 0.0005
+"""Seconds that a busy thread may keep the interpreter from another: a tenth of what is usual, for 15 % more adds."""
+
 log = structlog.get_logger()
 
 
@@ -68,7 +71,7 @@ async def serve(config: ServerConfig, host: str, port: int, *, read_only: bool =
             reports = asyncio.create_task(journal.report())
             stack.callback(reports.cancel)
             listen = await loading
-            _spare_the_collector()
+            _settle_in()
             await listen(logs, config.limits, replace(config.http, host=host, port=port), stop.wait)
     except asyncio.CancelledError:
         if not stop.is_set():
@@ -86,13 +89,16 @@ def _load() -> Listen:
     return listen
 
 
-def _spare_the_collector() -> None:
-    """Let the garbage collector look at what comes from now on, and seldom: a look at everything takes 50 ms.
+def _settle_in() -> None:
+    """Set the interpreter up for a long run under load.
 
-    What a request leaves behind is freed without it, but for some hundred objects of aiohttp's.
+    The garbage collector looks at what comes from now on, and seldom: a look at everything takes 50 ms. What a request
+    leaves behind is freed without it, but for some hundred objects of aiohttp's. And a commit that comes back from the
+    disk has the interpreter sooner.
     """
     gc.freeze()
     gc.set_threshold(*GARBAGE)
+    sys.setswitchinterval(SWITCH_S)
 
 
 @asynccontextmanager

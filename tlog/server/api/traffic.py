@@ -69,8 +69,7 @@ class Traffic:
         times = self.seconds.get((route, method))
         if times is None:
             times = self.seconds[route, method] = Distribution(SECONDS)
-        for each in seconds:
-            times.add(each)
+        times.add(*seconds)
 
 
 TRAFFIC = web.AppKey("TRAFFIC", Traffic)
