@@ -1,7 +1,8 @@
-"""The two pictures of a result, as SVG that is legible on a light and on a dark page.
+"""The pictures of results, as SVG that is legible on a light and on a dark page.
 
     lines   a figure over the number of clients, a line for each target, both axes in powers
     bars    a share for each row, from nothing to all
+    stacks  times made of parts, on one scale
 
 Each is made from figures alone, so the same result gives the same bytes.
 """
@@ -151,3 +152,44 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
 def _svg(height: int, title: str, parts: Iterable[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">'
     return "\n".join([head, f"<title>{escape(title)}</title>", _STYLE, *parts, "</svg>", ""])
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One bar of parts.
+
+    Attributes:
+        name: Stands before it.
+        parts: Lengths, in the order of the legend.
+        note: Stands behind it.
+    """
+
+    name: str
+    parts: tuple[float, ...]
+    note: str
+
+
+def stacks(title: str, unit: str, legend: Sequence[str], stacked: Sequence[Stack]) -> str:
+    """Return a plot of horizontal bars of parts, all on one scale.
+
+    Args:
+        title: Stands above.
+        unit: Of the lengths.
+        legend: Name of each part.
+        stacked: At least one bar.
+    """
+    left, full = 170.0, _WIDTH - 170.0 - 190.0
+    scale = full / max(sum(stack.parts) for stack in stacked)
+    parts = [_text(10, 20, title, "title")]
+    for number, name in enumerate(legend):
+        at = 10 + number * 90
+        parts.append(f'<rect x="{at}" y="32" width="12" height="12" rx="2" fill="{_COLORS[number % len(_COLORS)]}"/>')
+        parts.append(_text(at + 18, 42, name))
+    for number, stack in enumerate(stacked):
+        y, x = _TOP + 22 + number * (_BAR + _GAP), left
+        parts.append(_text(left - 8, y + 12, stack.name, anchor="end"))
+        for color, length in zip(itertools.cycle(_COLORS), stack.parts, strict=False):
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{length * scale:.1f}" height="{_BAR}" fill="{color}"/>')
+            x += length * scale
+        parts.append(_text(x + 8, y + 12, f"{figure(sum(stack.parts))} {unit}, {stack.note}"))
+    return _svg(_TOP + 22 + len(stacked) * (_BAR + _GAP) + 10, title, parts)

@@ -6,6 +6,7 @@ A server tells where it listens in a line of JSON with a `port`, on standard out
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -75,8 +76,8 @@ class Program:
     def _wait(self, deadline: float) -> int:
         while time.monotonic() < deadline:
             has_ended = self._process.poll() is not None
-            self._output.seek(0)
-            text = self._output.read().decode()
+            descriptor = self._output.fileno()  # its position is the server's, too, and where that writes next
+            text = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
             for line in text.splitlines()[: text.count("\n")]:
                 if line.startswith("{") and "port" in (said := json.loads(line)):
                     return int(said["port"])

@@ -327,5 +327,5 @@ def _refuse_subtree(start: int, end: int) -> None:
 
 def _check_hashes(*hashes: bytes) -> None:
     """Raise VerificationError unless every hash has 32 bytes."""
-    if any(len(value) != HASH_SIZE for value in hashes):
+    if not {HASH_SIZE}.issuperset(map(len, hashes)):
         raise VerificationError("a hash does not have 32 bytes")

@@ -170,6 +170,13 @@ def to_json(value: object) -> bytes:
 
 def to_cbor(value: object) -> bytes:
     """Return an answer in deterministic CBOR."""
+    if isinstance(value, BatchAdded) and value.consistency is UNSET:
+        results = [
+            _RESULT % (cbor.encode_head(0, each.index), b"\xf5" if each.is_new else b"\xf4", each.leaf_hash.value)
+            for each in value.results
+        ]
+        checkpoint = cbor.encode_bytes(value.checkpoint.value)
+        return _BATCH_ADDED % (_hashes(value.proof), cbor.encode_array(results), checkpoint)
     if isinstance(value, Added) and value.consistency is UNSET:
         return _ADDED % (
             cbor.encode_head(0, value.index),
@@ -193,6 +200,8 @@ def to_cbor(value: object) -> bytes:
 
 # The answers that are sent most often, put together: keys in bytewise order, leaf hashes of 32 bytes behind their head.
 _ADDED = b"\xa4\x65index%b\x65proof%b\x68leafHash\x58\x20%b\x6acheckpoint%b"
+_RESULT = b"\xa3\x65index%b\x65isNew%b\x68leafHash\x58\x20%b"
+_BATCH_ADDED = b"\xa3\x65proof%b\x67results%b\x6acheckpoint%b"
 _INCLUSION = b"\xa4\x64size%b\x65index%b\x65proof%b\x68leafHash\x58\x20%b"
 _PROOF = b"\xa3\x65index%b\x65proof%b\x68leafHash\x58\x20%b"
 _PROOFS = b"\xa2\x66proofs%b\x6acheckpoint%b"

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from tlog.errors import TreeheadError
 from tlog.fetch import CBOR, PROBLEM_CBOR
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -45,7 +41,8 @@ class EncodingError(TreeheadError):
     """A body has a Content-Encoding: what is received is what is stored, so nothing may be undone on the way."""
 
 
-def negotiate(accept: str, offered: Sequence[str]) -> str:
+@lru_cache(maxsize=1024)
+def negotiate(accept: str, offered: tuple[str, ...]) -> str:
     """Return the media type to answer with.
 
     Args:

@@ -252,7 +252,7 @@ class Operation:
     body: tuple[str, Body] | None
     answer: object
     is_submission: bool
-    offers: Sequence[str]
+    offers: tuple[str, ...]
     headers: Mapping[str, str]
     problems: Sequence[Problem]
     is_public: bool
@@ -291,7 +291,7 @@ def operation(  # noqa: PLR0913 — one for each thing that differs between oper
     path: str,
     *,
     pattern: str = "",
-    offers: Sequence[str],
+    offers: tuple[str, ...],
     problems: Sequence[Problem] = (),
     headers: Mapping[str, str] | None = None,
     cache: str = FRESH,

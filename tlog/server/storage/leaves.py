@@ -77,6 +77,9 @@ class Run:
     def may_have(self, prefix: int) -> bool:
         """Return False where the run cannot have a prefix, given as a number."""
         bits, mask = self.filter, len(self.filter) * 8 - 1
+        at = prefix & mask  # the first of PROBES, which says no to most
+        if not bits[at >> 3] >> (at & 7) & 1:
+            return False
         for shift in PROBES:
             at = prefix >> shift & mask
             if not bits[at >> 3] >> (at & 7) & 1:
