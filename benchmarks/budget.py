@@ -1,7 +1,7 @@
 """The budget of a commit: where its time goes, for a few numbers of clients, from what the log counts itself.
 
-    .venv/bin/python -m benchmarks.budget NAME [--tlogd FILE]     measure, and keep results/budget-NAME.json
-    .venv/bin/python -m benchmarks.budget render                  draw plots/budget.svg from all that are kept
+    .venv/bin/python -m benchmarks.budget NAME [--tlogd FILE --commit REV]    measure, and keep results/budget-NAME.json
+    .venv/bin/python -m benchmarks.budget render                              draw plots/budget.svg from what is kept
 
     wait     from the admission of its oldest entry to the sealing of the batch
     append   the root from the right edge, and the entries made durable: one fsync
@@ -105,7 +105,7 @@ def draw(budgets: Sequence[Budget]) -> str:
         STEPS,
         [
             Stack(
-                f"{row['clients']} clients, {name}",
+                f"{row['clients']} client{'s' * (row['clients'] > 1)}, {name}",
                 tuple(row["steps_ms"][step] for step in STEPS),
                 f"{row['per_second']:,.0f} adds/s",
             )
@@ -119,13 +119,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="what the measured version is called, or: render")
     parser.add_argument("--tlogd", type=Path, default=BIN / "tlogd", help="the program of the version")
+    parser.add_argument("--commit", default="", help="its commit, where that is not the one of this checkout")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
     options = parser.parse_args()
     results = _HERE / "results"
     if options.name != "render":
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             rows = [measure(options.tlogd, clients, options.seconds, Path(folder)) for clients in CLIENTS]
-        budget = Budget(name=options.name, machine=describe(), rows=rows)
+        machine = describe()
+        machine["commit"] = options.commit or machine["commit"]
+        budget = Budget(name=options.name, machine=machine, rows=rows)
         (results / f"budget-{options.name}.json").write_text(json.dumps(budget, indent=1) + "\n")
         json.dump(budget, sys.stdout, indent=1)
         return
